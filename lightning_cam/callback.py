@@ -1,0 +1,236 @@
+"""CAMCallback: when to look, and the whole flow of a look on one page. b batch, t targets, u v map."""
+
+from collections.abc import Callable as Function
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_cam import layers, render, schedule, words
+from lightning_cam import target as targets
+from lightning_cam.batch import Batch, FixedBatch
+from lightning_cam.capture import Look, watch
+from lightning_cam.family import METHODS, METRICS
+from lightning_cam.fetch import as_validation, fetch
+from lightning_cam.history import History
+from lightning_cam.methods.maps import maps
+from lightning_cam.notices import Notices
+from lightning_cam.output import Output
+from lightning_cam.pictures import Album, Subject, draw
+from lightning_cam.render.style import Style
+from lightning_cam.schedule import Moment, Schedule
+from lightning_cam.sinks.publish import publish
+from lightning_cam.trees import Callback, refuse_sharded
+from lightning_cam.undisturbed import undisturbed
+
+Spec = str | dict[str, Any] | Function[..., Any]
+
+
+class CAMCallback(Callback):
+    """Log where the model looks on the same samples, before training and at every validation epoch end.
+
+    Training with and without it is bit-identical. A mistake in these options raises at the first look, before the first
+    optimizer step; what fails later is one warning a cause.
+
+    Args:
+        layer: dotted name of the layer, or several; by default the last module that returns a map.
+        method: a name of ``lightning_cam.methods.names()``, or several; options as ``{name: {option: value}}``.
+        target: which number is explained: ``label``, ``predicted``, ``{"top_k": {"k": 3}}``, a class id, a callable
+            ``(logits, label) -> class ids or scores``, or a list of these.
+        batch: which samples: a count, dataset indices, a ``Batch``, or a batch handed in.
+        metrics: names of ``lightning_cam.metrics.names()``; logged as ``<tag>/<metric>`` so that checkpoints and early
+            stopping can monitor them. One that is defined for no sample is not logged.
+        style: how maps are shown.
+        schedule: when to look.
+        output: where the logits are in the model's output: key, position, attribute or callable; found by itself for a
+            tensor or an object with ``logits``.
+        tag: first part of every tag.
+        on_error: ``warn`` or ``raise``, for what fails after the first look.
+
+    Example:
+        >>> trainer = L.Trainer(callbacks=[CAMCallback(layer="backbone.layer4")])
+    """
+
+    def __init__(
+        self,
+        layer: str | list[str] | None = None,
+        method: str | dict[str, Any] | list[str | dict[str, Any]] | Spec = "grad_cam",
+        *,
+        target: str | int | dict[str, Any] | list[str | int | dict[str, Any]] | Any = "label",
+        batch: int | list[int] | Batch | Any = 16,
+        metrics: Sequence[str | dict[str, Any] | Any] = ("energy_inside",),
+        style: Style = Style(),  # noqa: B008 - frozen
+        schedule: Schedule = Schedule(),  # noqa: B008 - frozen
+        output: str | int | Any | None = None,
+        tag: str = "cam",
+        on_error: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"on_error={on_error!r}: expected 'warn' or 'raise'.")
+        if not tag or tag != tag.strip("/"):
+            raise ValueError(f"tag={tag!r}: expected a name such as 'cam', without a slash at its ends.")
+        self.layers = [] if layer is None else list(layer) if isinstance(layer, list | tuple) else [layer]
+        self.methods = [METHODS.find(one) for one in _listed(method)]
+        self.target, self._target = target, targets.find(target)
+        self.metrics = [METRICS.find(one) for one in _listed(metrics)]
+        self.batch, self.style, self.schedule = Batch.of(batch), style, schedule
+        self.output: Output = output
+        self.tag = tag
+        self._histories: dict[str, History] = {}
+        self._batch: FixedBatch | None = None
+        self._names: list[str] = []
+        self._notices = Notices(on_error)
+        self._looked = False
+
+    # when to look
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Take the baseline, unless the run resumes one that has it."""
+        if self.schedule.baseline and not self._histories:
+            self._try(trainer, pl_module, schedule.baseline())
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Look, unless this is the sanity check or another epoch's turn."""
+        fitting = trainer.state.fn.name == "FITTING"
+        if not trainer.sanity_checking and (not fitting or self.schedule.due(trainer)):
+            self._try(trainer, pl_module, schedule.now(trainer, self.schedule))
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Look here if there is no validation at all."""
+        if not trainer.enable_validation and self.schedule.due(trainer):
+            self._try(trainer, pl_module, schedule.now(trainer, self.schedule))
+
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Look at the test set."""
+        self._try(trainer, pl_module, schedule.now(trainer, self.schedule))
+
+    # one look
+
+    def _look(self, trainer: Any, module: Any, moment: Moment, folder: Path) -> dict[str, float]:
+        context = trainer.precision_plugin.val_step_context
+        scores: dict[str, float] = {}
+        with undisturbed(module), as_validation(trainer):
+            batch = self._fixed_batch(trainer, module)
+            names = self._layer_names(module, batch, context)
+            with watch(module, names) as look_at:
+                look = look_at(batch.images, self._target, batch.labels, batch.regions, output=self.output, context=context)
+                for layer in names:
+                    for method in self.methods:
+                        heat = maps(look, layer, method)
+                        where = f"{layer}/{method.label}"
+                        scores |= self._scores(heat, look, layer, "" if self._alone(names) else f"{where}/")
+                        history = self._histories.setdefault(where, History()) if moment.fitting else History()
+                        album = Album(self.style, self.schedule.columns, history)
+                        subject = Subject(layer, method.label, words.name_target(self.target))
+                        pictures = draw(batch, look, heat, subject, moment, album)
+                        tagged = {f"{self._tag(trainer)}/{where}{suffix}": picture for suffix, picture in pictures.items()}
+                        if not trainer.fast_dev_run:
+                            publish(trainer.loggers, folder, tagged, moment.step, self._notices)
+        return scores
+
+    def _scores(self, heat: Float[Tensor, "b t u v"], look: Look, layer: str, prefix: str) -> dict[str, float]:
+        scores = {}
+        for metric in self.metrics:
+            each = [metric.function(heat[:, t], look.seen(layer, t)) for t in range(heat.shape[1])]
+            values = torch.stack(each).flatten().double()
+            defined = values.isfinite()
+            mean, share = torch.stack([values[defined].mean(), defined.double().mean()]).tolist()
+            if share > 0:
+                scores[f"{prefix}{metric.label}"] = mean
+                scores[f"{prefix}{metric.label}_defined"] = share
+        return scores
+
+    # what a look needs
+
+    def _fixed_batch(self, trainer: Any, module: Any) -> FixedBatch:
+        if self._batch is None:
+            batch = fetch(trainer, module, self.batch)
+            self._batch = batch = batch.first(2) if trainer.fast_dev_run else batch
+            known = self.style.normalization or batch.normalization
+            if known is None and render.looks_normalized(batch.images):
+                self._notices.warn(
+                    "the images lie outside 0 to 1 and no Normalize was found in the dataset's transform, so they are shown "
+                    "clipped; give Style(mean=..., std=...)."
+                )
+        return self._batch
+
+    def _layer_names(self, module: Any, batch: FixedBatch, context: Function[[], Any]) -> list[str]:
+        if not self._names:
+            if self.layers:
+                self._names = [layers.find(module, layer) for layer in self.layers]
+            else:
+                with context():
+                    self._names = [layers.choose(module, batch.images, self.output)]
+                self._notices.say(f"watching the layer {self._names[0]!r}, the last one that returns a map")
+        return self._names
+
+    def _alone(self, names: list[str]) -> bool:
+        return len(names) == 1 and len(self.methods) == 1
+
+    def _tag(self, trainer: Any) -> str:
+        return f"{self.tag}_test" if trainer.testing else self.tag
+
+    # what can go wrong
+
+    def _try(self, trainer: Any, module: Any, moment: Moment) -> None:
+        """Look on the first process, tell the others the numbers, and let an error out only at the first look."""
+        if trainer.fast_dev_run and self._looked:
+            return
+        refuse_sharded(trainer)
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is a collective
+        scores: dict[str, float] = {}
+        error: Exception | None = None
+        if trainer.is_global_zero:
+            try:
+                scores = self._look(trainer, module, moment, folder)
+            except Exception as raised:
+                error = raised
+        scores, failed = trainer.strategy.broadcast((scores, None if error is None else f"{error}"))
+        if failed is not None:
+            if not self._looked or self._notices.on_error == "raise":
+                raise error or RuntimeError(f"CAMCallback failed on the first process: {failed}")
+            self._notices.warn(f"the look at {moment.title} failed and is left out: {type(error).__name__}: {failed}")
+            return
+        self._looked = True
+        self._log(trainer, {f"{self._tag(trainer)}/{name}": value for name, value in scores.items()}, moment)
+
+    def _log(self, trainer: Any, scores: dict[str, float], moment: Moment) -> None:
+        if not moment.baseline:
+            self.log_dict(scores)  # type: ignore[attr-defined] # lent by Lightning in fit
+        elif scores and not trainer.fast_dev_run:  # self.log would mix the baseline into the first epoch's mean
+            for logger in trainer.loggers:
+                self._notices.guarded(logger.log_metrics, scores, moment.step)
+
+    # what is kept
+
+    @property
+    def state_key(self) -> str:
+        """One state a layer, method and tag."""
+        methods = [method.label for method in self.methods]
+        return self._generate_state_key(layer=self.layers, method=methods, tag=self.tag)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The maps of the run so far, so that a resumed run keeps its baseline and filmstrip."""
+        return {where: history.state() for where, history in self._histories.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the maps of the run that is resumed."""
+        self._histories = {where: History.of(state) for where, state in state_dict.items()}
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Let go of everything on the device."""
+        self._forget()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Let go of everything on the device."""
+        self._forget()
+
+    def _forget(self) -> None:
+        self._batch, self._names = None, []
+
+
+def _listed(specs: Any) -> list[Any]:
+    return list(specs) if isinstance(specs, list | tuple) else [specs]

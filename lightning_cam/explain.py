@@ -1,0 +1,125 @@
+"""``explain``: one look at a model, without a Trainer. b batch, t targets, u v map, h w image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor, nn
+
+from lightning_cam import layers, render
+from lightning_cam import target as targets
+from lightning_cam.capture import watch
+from lightning_cam.family import METHODS
+from lightning_cam.heat import extent, scaled
+from lightning_cam.methods.maps import maps
+from lightning_cam.output import Output
+from lightning_cam.render.style import Style
+from lightning_cam.undisturbed import undisturbed
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What one look showed.
+
+    Attributes:
+        heat: raw maps at layer resolution, signed where the method is; [b u v], or [b t u v] for several targets.
+        score: the numbers explained, [b] or [b t].
+        logits: the model's output, [b k] for a classifier.
+        classes: the classes explained, [b] or [b t], where the target is a class.
+        layer: the layer's name.
+        method: the method's name.
+        images: the input.
+    """
+
+    heat: Float[Tensor, "*b u v"]
+    score: Float[Tensor, "*b"]
+    logits: Any
+    classes: Shaped[Tensor, "*b"] | None
+    layer: str
+    method: str
+    images: Shaped[Tensor, "n ..."]
+
+    def overlay(self, style: Style | None = None) -> UInt8[Tensor, "*b 3 h w"]:
+        """Every map over its image, at the image's size: [b 3 h w], or [b t 3 h w] for several targets."""
+        style = style or Style()
+        base = render.to_rgb(self.images, style.normalization)
+        if self.heat.ndim == 4:
+            base = base[:, None].expand(-1, self.heat.shape[1], -1, -1, -1)
+        return render.blend(base, render.shown(self.unit(style), (base.shape[-2], base.shape[-1])), style)
+
+    def unit(self, style: Style | None = None) -> Float[Tensor, "*b u v"]:
+        """The maps scaled to [0, 1] as the style says; ``run`` means the same as ``batch`` here."""
+        style = style or Style()
+        flat = self.heat.reshape(-1, *self.heat.shape[-2:])
+        return scaled(flat, *extent(flat, style.unit, style.scale)).reshape(self.heat.shape)
+
+    def save(self, folder: str | Path, names: Sequence[str] | None = None, style: Style | None = None) -> list[Path]:
+        """Write ``<name>_<method>.jpg`` for each image, ``<name>_<method>_<class>.jpg`` for several targets."""
+        style = style or Style()
+        names = names or [f"{i:03d}" for i in range(len(self.images))]
+        if len(names) != len(self.images):
+            raise ValueError(f"{len(names)} names were given for {len(self.images)} images.")
+        pixels = render.to_host(self.overlay(style))
+        ending = "jpg" if style.encoding == "jpeg" else "png"
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        written = []
+        for i, name in enumerate(names):
+            several = pixels[i] if self.heat.ndim == 4 else pixels[i][None]
+            for t, one in enumerate(several):
+                which = "" if self.heat.ndim == 3 else f"_{t if self.classes is None else int(self.classes[i, t])}"
+                written.append(Path(folder) / f"{name}_{self.method}{which}.{ending}")
+                written[-1].write_bytes(render.encode(one, style.encoding))
+        return written
+
+
+def explain(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    layer: str | nn.Module | None = None,
+    method: Any = "grad_cam",
+    target: Any = "predicted",
+    output: Output = None,
+) -> Explanation:
+    """Look at a model once. The model is left as it was: modes, gradients, buffers, hooks, random states.
+
+    Args:
+        model: any module; it is explained in evaluation mode, on the device it is on.
+        images: one image [c h w] or a batch [b c h w], prepared as the model expects it.
+        layer: dotted name or module; by default the last module that returns a map.
+        method: a name of ``lightning_cam.methods.names()``, with options as ``{name: {option: value}}``, or a callable.
+        target: ``"predicted"``, ``{"top_k": {"k": 5}}``, a class for all, classes [b], a callable, or a list of these.
+        output: where the logits are in the model's output: key, position, attribute or callable.
+
+    Raises:
+        ValueError: for anything that names something the model, the layer or a family does not have.
+
+    Example:
+        >>> explain(resnet18(), torch.rand(2, 3, 224, 224)).heat.shape
+        torch.Size([2, 7, 7])
+    """
+    how, aimed = METHODS.find(method), targets.find(target)
+    if not isinstance(images, Tensor) or images.ndim not in (3, 4):
+        given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"explain takes images [b c h w] or one image [c h w] as a tensor; got {given}.")
+    with undisturbed(model):
+        weight = next(model.parameters(), None)
+        images = (images if images.ndim == 4 else images[None]).to(images.device if weight is None else weight.device)
+        images = images.clone()  # a tensor made under inference mode cannot be recorded
+        name = layers.find(model, layer) if layer is not None else layers.choose(model, images, output)
+        with watch(model, [name]) as look_at:
+            look = look_at(images, aimed, output=output)
+            heat = maps(look, name, how)
+    single = look.aim.single
+    classes = look.aim.classes
+    return Explanation(
+        heat=heat[:, 0] if single else heat,
+        score=look.aim.score.detach()[:, 0] if single else look.aim.score.detach(),
+        logits=look.output.detach() if isinstance(look.output, Tensor) else look.output,
+        classes=classes if classes is None or not single else classes[:, 0],
+        layer=name,
+        method=how.label,
+        images=images,
+    )

@@ -1,0 +1,99 @@
+"""Methods that need one forward and no gradient. b batch, c channels, u v map, k class."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lightning_cam.capture import Seen
+from lightning_cam.family import METHODS
+
+
+@METHODS.register
+def activation_mean(seen: Seen, *, channels: int | slice | Sequence[int] | None = None) -> Float[Tensor, "b u v"]:
+    """Mean over channels of the rectified activation, of all channels or a slice of them.
+
+    ``mean_k ReLU(A_k)``: class-agnostic, >= 0, in units of the activation; what every class map must beat. With
+    ``channels`` one class of a 1x1-convolution head, ``ReLU(z_c)``, it is that head's own evidence map.
+
+    Source: LaFAM (Karjauv & Albayrak 2024, arXiv 2407.06059).
+
+    Args:
+        seen: what one forward showed.
+        channels: a channel, a (start, stop) pair or slice, or None for all.
+
+    Raises:
+        ValueError: if the slice holds no channel of the layer.
+    """
+    if channels is None:
+        chosen = slice(None)
+    elif isinstance(channels, int):
+        chosen = slice(channels, channels + 1)
+    else:
+        chosen = channels if isinstance(channels, slice) else slice(*channels)
+    a = seen.activation[:, chosen]
+    if not a.shape[1]:
+        c = seen.activation.shape[1]
+        raise ValueError(f"channels={channels!r} selects none of the {c} channels of {seen.layer}: 0 to {c - 1}.")
+    return a.relu().mean(1)
+
+
+@METHODS.register
+def cam(seen: Seen, *, head: str | None = None) -> Float[Tensor, "b u v"]:
+    """Class activation map: the classifier's weights of the class, applied at each place.
+
+    ``sum_k w_ck A_k``, signed, in logit units. After global average pooling and one linear layer its mean is the logit
+    less its bias. With a 1x1-convolution head (SqueezeNet) it is that convolution without its bias.
+
+    Source: Zhou et al. 2016, eq. 2, arXiv 1512.04150.
+
+    Args:
+        seen: what one forward showed, for a target that is a class.
+        head: the classifier's dotted name; by default it is found behind the layer.
+
+    Raises:
+        ValueError: if the head is not the one layer the formula needs, or the target is not a class.
+    """
+    if seen.classes is None:
+        raise ValueError("cam needs a class as its target, since it uses that class's weights; use grad_cam for a score.")
+    w = _class_weights(seen, head)[seen.classes]
+    return torch.einsum("bc,bcuv->buv", w, seen.activation)
+
+
+def _class_weights(seen: Seen, head: str | None) -> Float[Tensor, "k c"]:
+    module = _named_head(seen, head) if head else seen.head.module if seen.head else None
+    if not isinstance(module, nn.Linear | nn.Conv2d):
+        raise ValueError(
+            f"cam needs one linear layer or 1x1 convolution, and nothing else with weights, between {seen.layer!r} and the "
+            "logits; found none. Name it with {'cam': {'head': ...}}, or use grad_cam, which needs no such head."
+        )
+    a = seen.activation
+    w: Tensor = module.weight.detach().flatten(1).to(a.dtype)
+    if w.shape[1] != a.shape[1]:
+        raise ValueError(f"The head takes {w.shape[1]} channels and {seen.layer!r} gives {a.shape[1]}; cam needs them equal.")
+    bias = w.new_zeros(len(w)) if module.bias is None else module.bias.detach().to(a.dtype)
+    if isinstance(module, nn.Linear):
+        poolings = [a.mean((2, 3)) @ w.T + bias]
+    else:
+        z = torch.einsum("kc,bcuv->bkuv", w, a) + bias[:, None, None]
+        poolings = [z.relu().mean((2, 3)), z.mean((2, 3))]
+    logits = seen.logits.to(a.dtype)
+    slack = 0.03 * logits.abs().amax() + 1e-6  # wide enough for bf16, far below what another head differs by
+    if not any(bool(((p - logits).abs() <= slack).all()) for p in poolings):
+        raise ValueError(
+            f"cam needs the logits to be the head applied to the spatial mean of {seen.layer!r}; here they are not "
+            "(another pooling, an operation between, or a softmax in forward). Use grad_cam or name a later layer."
+        )
+    return w
+
+
+def _named_head(seen: Seen, head: str) -> nn.Module:
+    found = {call.name: call.module for call in seen.look.calls}
+    if head not in found:
+        raise ValueError(f"The head {head!r} did not run in this forward. With weights: {', '.join(_weighted(seen))}.")
+    return found[head]
+
+
+def _weighted(seen: Seen) -> list[str]:
+    return [c.name for c in seen.look.calls if isinstance(c.module, nn.Linear | nn.Conv2d)][-5:]

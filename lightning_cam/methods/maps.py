@@ -1,0 +1,26 @@
+"""A method applied to a look, for every target. b batch, t targets, u v map."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_cam.capture import Look
+from lightning_cam.family import Named
+
+
+def maps(look: Look, layer: str, method: Named[Any]) -> Float[Tensor, "b t u v"]:
+    """A method's maps for every target of a look.
+
+    Raises:
+        ValueError: if the method gives no map [b u v].
+    """
+    found = []
+    for position in range(look.aim.score.shape[1]):
+        heat = method.function(look.seen(layer, position))
+        if not isinstance(heat, Tensor) or heat.ndim != 3 or len(heat) != len(look.images):
+            given = tuple(heat.shape) if isinstance(heat, Tensor) else type(heat).__name__
+            raise ValueError(f"The method {method.label} gave {given}; expected maps [b u v] for {len(look.images)} samples.")
+        found.append(heat.detach())
+    return torch.stack(found, 1)

@@ -1,0 +1,37 @@
+"""Whether the heat is where it should be. b batch, h w image, u v map."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_cam.capture import Seen
+from lightning_cam.family import METRICS, nearest
+from lightning_cam.heat import resize
+
+
+@METRICS.register
+def energy_inside(heat: Float[Tensor, "b u v"], seen: Seen, *, region: str | None = None) -> Float[Tensor, "b"]:
+    """Energy-based pointing game: the share of the map's positive energy that lies inside a region.
+
+    ``sum_inside M+ / sum M+`` in [0, 1], with ``M+`` the positive part of the map, bilinearly resized to the image. A map
+    without preference scores the region's share of the image. NaN where the region is empty or the map has no energy.
+
+    Source: Wang et al. 2020 (Score-CAM), section 4.3, arXiv 1910.01279.
+
+    Args:
+        heat: raw maps.
+        seen: what one forward showed; its regions are the masks.
+        region: which of them; by default the union of all.
+
+    Raises:
+        ValueError: for a region that the batch does not have.
+    """
+    regions = seen.regions
+    if not regions:
+        return heat.new_full((len(heat),), torch.nan)
+    if region is not None and region not in regions:
+        raise ValueError(f"The batch has no region {region!r}.{nearest(region, regions)} Known: {', '.join(regions)}.")
+    inside = regions[region] if region is not None else torch.stack(list(regions.values())).any(0)
+    energy = resize(heat.relu(), (inside.shape[-2], inside.shape[-1]))
+    share = (energy * inside).sum((1, 2)) / energy.sum((1, 2))
+    return share.where(inside.any((1, 2)) & share.isfinite(), torch.nan)

@@ -1,0 +1,102 @@
+"""One look as one picture: a card a sample and target, in a grid that reads at a glance. b cards, h w panel."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from lightning_cam.render import caption as captions
+from lightning_cam.render.caption import Caption
+from lightning_cam.render.colormap import colour, table
+from lightning_cam.render.overlay import blend, fit, shown
+from lightning_cam.render.style import Style
+
+_ASPECT = 1.7  # width to height of a laptop's window
+
+
+def sheet(
+    pictures: UInt8[Tensor, "b 3 y x"],
+    unit: Float[Tensor, "b u v"],
+    words: Sequence[Caption],
+    title: tuple[str, str],
+    style: Style,
+    columns: int | None = None,
+) -> UInt8[Tensor, "3 height width"]:
+    """Panels of every sample over its caption, below one header with title and colour scale.
+
+    Args:
+        pictures: RGB images.
+        unit: maps scaled to [0, 1].
+        words: a caption a sample.
+        title: the header's bold line and its faint one.
+        style: panels, colours and size.
+        columns: cards a row; by default as many as make the sheet laptop-shaped.
+    """
+    panels = panel_row(fit(pictures, style.tile), unit, style)
+    size = font_size(style)
+    gap = max(6, style.tile // 14)
+    strip = captions.strips(words, panels.shape[-1], size, style.font).to(panels.device)
+    cards = torch.cat([panels, strip], 2)
+    if columns is None:
+        columns = _columns(len(cards), cards.shape[-1] + gap, cards.shape[-2] + gap)
+    return under_header(grid(cards, columns, gap), title, style)
+
+
+def panel_row(pictures: UInt8[Tensor, "b 3 h w"], unit: Float[Tensor, "b u v"], style: Style) -> UInt8[Tensor, "b 3 h x"]:
+    """The style's panels side by side."""
+    heat = shown(unit, (pictures.shape[-2], pictures.shape[-1]))
+    draw = {
+        "image": lambda: pictures,
+        "heat": lambda: colour(heat, style.colormap),
+        "overlay": lambda: blend(pictures, heat, style),
+    }
+    return torch.cat([F.pad(draw[panel](), (0, 2), value=255) for panel in style.panels], 3)[..., :-2]
+
+
+def grid(cards: UInt8[Tensor, "b 3 h w"], columns: int, gap: int) -> UInt8[Tensor, "3 height width"]:
+    """Cards row by row on white, a gap around each."""
+    columns = min(columns, len(cards))
+    rows = math.ceil(len(cards) / columns)
+    cards = F.pad(cards, (gap, 0, gap, 0, 0, 0, 0, rows * columns - len(cards)), value=255)
+    table = cards.reshape(rows, columns, *cards.shape[1:]).permute(2, 0, 3, 1, 4)
+    return F.pad(table.reshape(3, rows * cards.shape[2], columns * cards.shape[3]), (0, gap, 0, gap), value=255)
+
+
+def under_header(body: UInt8[Tensor, "3 h w"], title: tuple[str, str], style: Style) -> UInt8[Tensor, "3 height w"]:
+    """Put a title, and the colour scale where there is room for it, above the picture."""
+    size, width = round(1.25 * font_size(style)), body.shape[-1]
+    face, small = captions.load(size, style.font), captions.load(font_size(style), style.font)
+    canvas = Image.new("RGB", (width, round(3.2 * size)), captions.PAPER)
+    draw = ImageDraw.Draw(canvas)
+    margin = max(6, style.tile // 14)
+    legend = min(260, width // 4) if width >= 640 else 0
+    room = width - 2 * margin - (legend + 8 * size if legend else 0)
+    draw.text((margin, round(0.5 * size)), captions.clip(title[0], face, room), captions.INK, face)
+    draw.text((margin, round(1.9 * size)), captions.clip(title[1], small, room), captions.FAINT, small)
+    if legend:
+        right = width - margin - round(small.getlength("high"))
+        bar = Image.fromarray(table(style.colormap, torch.device("cpu"))[None].numpy()).resize((legend, round(0.9 * size)))
+        top = round(0.6 * size)
+        draw.text((right, top), "high", captions.FAINT, small)
+        canvas.paste(bar, (right - legend - size // 2, top))
+        low = right - legend - size - round(small.getlength("low"))
+        draw.text((low, top), "low", captions.FAINT, small)
+    return torch.cat([captions.to_tensor(canvas).to(body.device), body], 1)
+
+
+def font_size(style: Style) -> int:
+    """A size that stays legible when a sheet is shown at half its width."""
+    return max(11, round(style.tile * 0.115))
+
+
+def _columns(cards: int, width: int, height: int) -> int:
+    def misfit(columns: int) -> float:
+        rows = math.ceil(cards / columns)
+        empty = (rows * columns - cards) / (rows * columns)
+        return abs(math.log(columns * width / (rows * height) / _ASPECT)) + empty
+
+    return min(range(1, cards + 1), key=misfit)

@@ -1,0 +1,99 @@
+"""Style: how maps are shown. It changes pictures, never maps or numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from lightning_cam.family import nearest
+from lightning_cam.heat import Scale, Unit
+from lightning_cam.render import colormap as colormaps
+
+Panel = Literal["image", "heat", "overlay"]
+Encoding = Literal["jpeg", "png"]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How maps are shown.
+
+    Args:
+        colormap: an OpenCV colour map by name. The default is safe for colour-blind eyes; ``jet`` is there too.
+        alpha: opacity of the hottest place in an overlay, 0 to 1; colder places let more of the image through.
+        image_weight: with ``heat_weight``, instead of ``alpha``: overlay = image * image_weight + colour * heat_weight,
+            rounded and saturated as ``cv2.addWeighted`` does.
+        heat_weight: see ``image_weight``; each defaults to one less the other.
+        panels: what is shown of each sample, from ``image``, ``heat`` and ``overlay``.
+        unit: what fills the colours: ``relu`` shows [0, maximum] of the raw map, ``minmax`` its [minimum, maximum].
+        scale: whose extremes these are: each map's own (``image``), those of the batch, of the run so far, or a number,
+            the raw value shown as hottest from the first look to the last.
+        mean: with ``std``, the normalisation to undo for showing, a value a channel; by default read from the dataset's
+            own Normalize transform, never guessed from pixel values.
+        std: see ``mean``.
+        tile: the longer side of a panel on a sheet, in pixels.
+        encoding: ``jpeg`` or ``png``.
+        font: a TrueType file, for class names beyond Latin letters.
+    """
+
+    colormap: str = "inferno"
+    alpha: float | None = None
+    image_weight: float | None = None
+    heat_weight: float | None = None
+    panels: Sequence[Panel] = ("image", "heat", "overlay")
+    unit: Unit = "relu"
+    scale: Scale | float = "image"
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    tile: int = 160
+    encoding: Encoding = "jpeg"
+    font: str | None = None
+
+    def __post_init__(self) -> None:
+        colormaps.check(self.colormap)
+        _one_of("unit", self.unit, get_args(Unit))
+        _one_of("encoding", self.encoding, get_args(Encoding))
+        for panel in self.panels:
+            _one_of("panels", panel, get_args(Panel))
+        if not self.panels or isinstance(self.panels, str):
+            raise ValueError(f"Style(panels={self.panels!r}): expected a list of {', '.join(get_args(Panel))}.")
+        if isinstance(self.scale, str):
+            _one_of("scale", self.scale, (*get_args(Scale), "a number"))
+        elif not self.scale > 0:
+            raise ValueError(f"Style(scale={self.scale!r}): a fixed scale is the raw value shown as hottest, above 0.")
+        for name in ("alpha", "image_weight", "heat_weight"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= (1 if name == "alpha" else 10):
+                raise ValueError(f"Style({name}={value!r}): expected {'0 to 1' if name == 'alpha' else '0 or more'}.")
+        if self.alpha is not None and self.weights is not None:
+            raise ValueError("Style takes alpha, or image_weight and heat_weight, not both.")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("Style(mean=..., std=...) belong together; only one was given.")
+        if self.std is not None and not all(s > 0 for s in self.std):
+            raise ValueError(f"Style(std={self.std!r}): standard deviations are above 0.")
+        if not 32 <= self.tile <= 2048:
+            raise ValueError(f"Style(tile={self.tile!r}): expected 32 to 2048 pixels.")
+        if self.font is not None and not Path(self.font).is_file():
+            raise ValueError(f"Style(font={self.font!r}): no such file.")
+
+    @property
+    def weights(self) -> tuple[float, float] | None:
+        """(image_weight, heat_weight) where the overlay is a weighted sum, else None."""
+        if self.image_weight is None and self.heat_weight is None:
+            return None
+        image = self.image_weight if self.image_weight is not None else max(0.0, 1.0 - (self.heat_weight or 0.0))
+        return image, self.heat_weight if self.heat_weight is not None else max(0.0, 1.0 - image)
+
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """(mean, std), if given."""
+        return None if self.mean is None or self.std is None else (tuple(self.mean), tuple(self.std))
+
+    @property
+    def opacity(self) -> float:
+        """Opacity of the hottest place where the overlay is not a weighted sum."""
+        return 0.7 if self.alpha is None else self.alpha
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"Style({name}={value!r}): expected one of {', '.join(known)}.{nearest(str(value), known)}")

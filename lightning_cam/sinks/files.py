@@ -1,0 +1,37 @@
+"""Plain files: for loggers that keep numbers only, and where there is no logger."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning_cam.render.picture import Picture, encode
+from lightning_cam.sinks.family import register
+
+
+@register("CSVLogger")
+def csv_folder(logger: Any, tag: str, picture: Picture, step: int) -> None:
+    """Write beside the CSV file."""
+    files(Path(logger.log_dir), tag, picture, step)
+
+
+def files(folder: Path, tag: str, picture: Picture, step: int) -> None:
+    """Write ``<folder>/<tag>/step_000042.jpg``, and each sample's overlay as ``step_000042/<image name>_<method>.jpg``.
+
+    A tag that ends in ``filmstrip`` is one file, rewritten.
+    """
+    ending = "jpg" if picture.encoding == "jpeg" else "png"
+    place = folder / tag
+    if place.name == "filmstrip":
+        _write(place.with_suffix(f".{ending}"), picture.encode())
+        return
+    _write(place / f"step_{step:06d}.{ending}", picture.encode())
+    for name, pixels in picture.overlays().items():
+        _write(place / f"step_{step:06d}" / f"{_plain(name)}_{place.name}.{ending}", encode(pixels, picture.encoding))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).strip("_") or "sample"

@@ -1,0 +1,65 @@
+"""No trace: everything a look touches in a model, and the random states, put back."""
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode with gradients possible inside; outside, every flag, buffer and random state as it was."""
+    modules = list(model.modules())
+    training = [module.training for module in modules]
+    buffers = [(module, dict(module._buffers)) for module in modules if module._buffers]
+    with ExitStack() as undo:
+        undo.enter_context(same_randomness())
+        undo.enter_context(torch.inference_mode(False))
+        undo.enter_context(torch.enable_grad())
+        if "torch._dynamo" in sys.modules:  # hooks added after compiling fire only in eager mode
+            undo.enter_context(torch.compiler.set_stance("force_eager"))
+        copies = {id(b): b.clone() for _, held in buffers for b in held.values() if b is not None}
+        versions = {id(b): _version(b) for _, held in buffers for b in held.values() if b is not None}
+        try:
+            for module in modules:
+                module.training = False  # not .eval(): a module's own train() may do more than set the flag
+            yield
+        finally:
+            for module, flag in zip(modules, training, strict=True):
+                module.training = flag
+            with torch.no_grad():
+                for module, held in buffers:
+                    module._buffers.update(held)
+                    for b in held.values():
+                        if b is not None and _version(b) != versions[id(b)]:
+                            b.copy_(copies[id(b)])
+
+
+@contextmanager
+def same_randomness(seed: int | None = None) -> Iterator[None]:
+    """Restore the random states of torch (all devices in use), NumPy and Python afterwards, also after an error."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version

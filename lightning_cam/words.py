@@ -1,0 +1,74 @@
+"""What is written beside the maps: captions, titles, the description of a picture. b batch, t targets, u v map."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_cam.batch import FixedBatch
+from lightning_cam.capture import Look
+from lightning_cam.heat import peak
+from lightning_cam.render.caption import Caption
+from lightning_cam.render.style import Style
+
+
+def captions(batch: FixedBatch, look: Look, heat: Float[Tensor, "b t u v"]) -> list[Caption]:
+    """A caption for each sample and target: class, probability, right or wrong, raw strength. One transfer."""
+    b, t = heat.shape[:2]
+    strength = peak(heat).double()
+    missing = torch.full_like(strength, torch.nan)
+    classes, p, said, said_p, label = missing, missing, missing, missing, missing
+    if isinstance(look.output, Tensor) and look.output.ndim == 2 and look.output.shape[1] > 1:
+        probability = look.output.detach().double().softmax(1)
+        best = probability.max(1, keepdim=True)
+        said, said_p = best.indices.double().expand(b, t), best.values.expand(b, t)
+        if look.aim.classes is not None:
+            classes, p = look.aim.classes.double(), probability.gather(1, look.aim.classes)
+        if batch.labels is not None and batch.labels.ndim == 1 and not batch.labels.is_floating_point():
+            label = batch.labels.double()[:, None].expand(b, t)
+    rows = torch.stack([classes, p, said, said_p, label, strength], -1).flatten(0, 1).cpu().tolist()
+    return [_caption(batch, batch.names[i // t] if batch.names else f"sample {i // t}", *row) for i, row in enumerate(rows)]
+
+
+def _caption(
+    batch: FixedBatch, name: str, c: float, p: float, said: float, said_p: float, label: float, strength: float
+) -> Caption:
+    right = None if label != label or said != said else said == label
+    line = name if c != c else f"{batch.class_name(int(c))} {100 * p:.0f}%"
+    if said == said and said != c:
+        line += f", said {batch.class_name(int(said))} {100 * said_p:.0f}%"
+    shown = "no evidence" if not strength > 0 else f"peak {strength:.3g}"
+    return Caption(line, shown if line == name else f"{shown} · {name}", right)
+
+
+def rows(batch: FixedBatch, t: int) -> list[str]:
+    """A short name for each sample of a filmstrip: its label, else its own name."""
+    names = list(batch.names) or [f"sample {i}" for i in range(len(batch))]
+    if batch.labels is not None and batch.labels.ndim == 1 and not batch.labels.is_floating_point():
+        names = [batch.class_name(i) for i in batch.labels.tolist()]
+    return [name for name in names for _ in range(t)]
+
+
+def description(batch: FixedBatch, layer: str, method: str, look: Look, target: str, style: Style) -> str:
+    """What stays the same over a run, in Markdown; TensorBoard keeps the first of a tag."""
+    scale = style.scale if isinstance(style.scale, str) else f"fixed, {style.scale:g} is hottest"
+    fill = "0 to maximum" if style.unit == "relu" else "minimum to maximum"
+    lines = {
+        "layer": f"`{layer}`" + (", after the in-place operation behind it" if layer in look.rewritten else ""),
+        "method": f"`{method}`",
+        "target": f"`{target}`",
+        "colours": f"{style.colormap}, {fill}, scale: {scale}",
+        "batch": f"{len(batch)} samples, {batch.origin}",
+        "weights": "as in the model at that moment, evaluation mode",
+    }
+    return "\n".join(["|  |  |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in lines.items())])
+
+
+def name_target(spec: Any) -> str:
+    """A target in a word."""
+    if isinstance(spec, Tensor):
+        return "classes given"
+    if isinstance(spec, dict):
+        return ", ".join(f"{name} {options}" for name, options in spec.items())
+    return getattr(spec, "__name__", None) or str(spec)
