@@ -87,10 +87,15 @@ class CAMCallback(Callback):
 
     # when to look
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Begin anew with a new run; a resumed one gets its maps back afterwards."""
+        if trainer.global_step == 0:
+            self._histories, self._looked = {}, False
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Take the baseline, unless the run resumes one that has it."""
         if self.schedule.baseline and not self._histories:
-            self._try(trainer, pl_module, schedule.baseline())
+            self._try(trainer, pl_module, schedule.baseline(trainer, self.schedule))
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Look, unless this is the sanity check or another epoch's turn."""
@@ -192,14 +197,14 @@ class CAMCallback(Callback):
         if failed is not None:
             if not self._looked or self._notices.on_error == "raise":
                 raise error or RuntimeError(f"CAMCallback failed on the first process: {failed}")
-            self._notices.warn(f"the look at {moment.title} failed and is left out: {type(error).__name__}: {failed}")
+            self._notices.warn(f"a look failed and is left out, training goes on: {type(error).__name__}: {failed}")
             return
         self._looked = True
         self._log(trainer, {f"{self._tag(trainer)}/{name}": value for name, value in scores.items()}, moment)
 
     def _log(self, trainer: Any, scores: dict[str, float], moment: Moment) -> None:
         if not moment.baseline:
-            self.log_dict(scores)  # type: ignore[attr-defined] # lent by Lightning in fit
+            self.log_dict(scores, sync_dist=trainer.world_size > 1)  # type: ignore[attr-defined] # lent by Lightning in fit
         elif scores and not trainer.fast_dev_run:  # self.log would mix the baseline into the first epoch's mean
             for logger in trainer.loggers:
                 self._notices.guarded(logger.log_metrics, scores, moment.step)

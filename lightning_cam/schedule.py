@@ -46,8 +46,12 @@ class Moment:
     fitting: bool = True
 
 
-def baseline() -> Moment:
-    """The moment before the first optimizer step."""
+def baseline(trainer: Any, schedule: Schedule) -> Moment:
+    """The moment before the first optimizer step; of a run resumed without a baseline, the moment it goes on."""
+    if trainer.global_step > 0:
+        return Moment(
+            _step(trainer, schedule), f"resumed at epoch {trainer.current_epoch}", f"at {trainer.current_epoch}", True
+        )
     return Moment(0, "before training", "start", baseline=True)
 
 
