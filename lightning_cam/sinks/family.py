@@ -1,11 +1,12 @@
 """Sinks by the logger's class name, so that no tracker's package is imported to know it."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from lightning_cam.render.picture import Picture
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Write one picture; ``tag`` is its path-like name, ``step`` its place on the tracker's axis."""
 
