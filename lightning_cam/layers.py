@@ -1,5 +1,6 @@
 """A layer by name, near misses named; the default layer and the classifier found from the calls of one forward."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,7 +64,9 @@ def calls_of(model: nn.Module) -> Iterator[list[Call]]:
 
     handle = register_module_forward_hook(record)
     try:
-        yield calls
+        with warnings.catch_warnings():  # torch warns that a compiled module is recorded twice, which is harmless here
+            warnings.filterwarnings("ignore", message="Using `torch.compile")
+            yield calls
     finally:
         handle.remove()
 

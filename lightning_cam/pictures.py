@@ -49,7 +49,7 @@ def draw(
         heats = [history.heats[i].to(flat) for i in chosen]
         units = torch.stack([scaled(one, *extent(one, style.unit, style.scale, run)) for one in heats])
         titles = [history.titles[i] for i in chosen]
-        under = "from before training to this epoch" if history.titles[0] == "start" else "over the run so far"
+        under = f"by epochs trained, up to {moment.title}"
         strip = render.filmstrip(base, units, words.rows(batch, t), titles, (head, under), style)
         pictures["/filmstrip"] = render.Picture(render.to_host(strip), about, style.encoding)
     return pictures

@@ -70,10 +70,17 @@ def clip(text: str, face: Any, width: int) -> str:
 
 
 def legible(text: str, face: Any) -> str:
-    """The built-in font has no accents: without a font of one's own they are dropped, as are other scripts."""
-    if face.getname()[0] != "Aileron" or text.isascii():
+    """The text in letters that the font has: accents it lacks are dropped, and so are letters of other scripts."""
+    if text.isascii():
         return text
-    return "".join(letter for letter in unicodedata.normalize("NFKD", text) if letter.isascii()) or "?"
+    known = "".join(c if _has(face, c) else unicodedata.normalize("NFKD", c) for c in text)
+    return "".join(c for c in known if _has(face, c)) or "?"
+
+
+@lru_cache(maxsize=4096)
+def _has(face: Any, letter: str) -> bool:
+    """Whether the font draws a letter as something else than what it draws for letters it lacks."""
+    return letter.isascii() or bytes(face.getmask(letter)) != bytes(face.getmask("\uffff"))
 
 
 @lru_cache(maxsize=16)

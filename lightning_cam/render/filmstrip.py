@@ -41,7 +41,7 @@ def filmstrip(
     body = cells.permute(2, 1, 3, 0, 4).reshape(3, b * (h + gap), (n + 1) * (w + gap))
     left = _names(rows, h + gap, size, style).to(body.device)
     body = torch.cat([left, body], 2)
-    top = _titles(["", *columns], left.shape[-1], w + gap, size, style).to(body.device)
+    top = _titles(["image", *columns], left.shape[-1], w + gap, size, style).to(body.device)
     return under_header(F.pad(torch.cat([top, body], 1), (0, 2 * gap, 0, gap), value=255), title, style)
 
 

@@ -1,0 +1,93 @@
+"""Energy inside a region: exact values, and what is undefined."""
+
+import pytest
+import torch
+from torch import nan
+
+from lightning_cam import metrics
+from lightning_cam.capture import Look, Seen
+from lightning_cam.region import to_mask
+from lightning_cam.target import Aim
+
+
+def seen(**regions):
+    blank = torch.zeros(1, 1)
+    return Seen(Look(blank, blank, Aim(blank, None, True), {}, [], frozenset(), regions), "layer")
+
+
+def box(x0, y0, x1, y1, h=8, w=8):
+    mask = torch.zeros(1, h, w, dtype=torch.bool)
+    mask[:, y0:y1, x0:x1] = True
+    return mask
+
+
+def test_a_map_without_preference_scores_the_regions_area():
+    assert metrics.energy_inside(torch.ones(1, 4, 4), seen(a=box(0, 0, 4, 2))).item() == pytest.approx(8 / 64)
+
+
+def test_all_energy_inside_is_one_and_outside_zero():
+    heat = torch.zeros(1, 8, 8)
+    heat[0, 2:4, 2:4] = 5
+    assert metrics.energy_inside(heat, seen(a=box(2, 2, 4, 4))).item() == 1
+    assert metrics.energy_inside(heat, seen(a=box(5, 5, 8, 8))).item() == 0
+
+
+def test_only_positive_evidence_counts_and_scale_does_not():
+    heat = torch.tensor([[[4.0, -100.0], [0.0, 4.0]]])
+    left = metrics.energy_inside(heat, seen(a=box(0, 0, 1, 2, 2, 2)))
+    assert left.item() == pytest.approx(0.5)
+    assert torch.allclose(metrics.energy_inside(heat * 7, seen(a=box(0, 0, 1, 2, 2, 2))), left)
+
+
+def test_moving_energy_inside_never_lowers_it():
+    generator = torch.Generator().manual_seed(0)
+    heat, mask = torch.rand(1, 8, 8, generator=generator), box(1, 1, 5, 6)
+    before = metrics.energy_inside(heat, seen(a=mask))
+    moved = heat.clone()
+    moved[0, 7, 7], moved[0, 2, 2] = 0, heat[0, 2, 2] + heat[0, 7, 7]
+    assert metrics.energy_inside(moved, seen(a=mask)) > before
+
+
+def test_undefined_is_nan():
+    flat = torch.zeros(1, 4, 4)
+    assert metrics.energy_inside(flat, seen(a=box(0, 0, 4, 4))).isnan().all()
+    assert metrics.energy_inside(-flat - 1, seen(a=box(0, 0, 4, 4))).isnan().all()
+    assert metrics.energy_inside(flat + 1, seen(a=box(0, 0, 0, 0))).isnan().all()
+    assert metrics.energy_inside(flat + 1, seen()).isnan().all()
+    assert metrics.energy_inside(flat + nan, seen(a=box(0, 0, 4, 4))).isnan().all()
+
+
+def test_regions_are_chosen_by_name_or_united():
+    heat = torch.ones(1, 8, 8)
+    both = seen(a=box(0, 0, 4, 4), b=box(4, 4, 8, 8))
+    assert metrics.energy_inside(heat, both, region="a").item() == pytest.approx(0.25)
+    assert metrics.energy_inside(heat, both).item() == pytest.approx(0.5)
+    with pytest.raises(ValueError, match=r"no region 'bb'. Did you mean 'b'.*Known: a, b"):
+        metrics.energy_inside(heat, both, region="bb")
+
+
+def test_boxes_are_half_open_in_pixels():
+    images = torch.zeros(2, 3, 8, 10)
+    mask = to_mask(torch.tensor([[1.0, 2.0, 4.0, 5.0], [0.0, 0.0, 10.0, 8.0]]), images)
+    assert mask[0].sum() == 9
+    assert mask[0, 2:5, 1:4].all()
+    assert mask[1].all()
+
+
+def test_several_boxes_are_united_and_rows_of_nan_ignored():
+    images = torch.zeros(2, 3, 8, 10)
+    rows = torch.tensor([[[0, 0, 2, 2], [1, 1, 3, 3]], [[0, 0, 1, 1], [nan, nan, nan, nan]]])
+    assert to_mask(rows, images).sum((1, 2)).tolist() == [7, 1]
+    ragged = [torch.tensor([[0, 0, 2, 2], [1, 1, 3, 3]]), torch.zeros(0, 4)]
+    assert to_mask(ragged, images).sum((1, 2)).tolist() == [7, 0]
+
+
+def test_masks_are_taken_as_they_are():
+    images = torch.zeros(2, 3, 8, 10)
+    mask = torch.rand(2, 8, 10) > 0.5
+    assert torch.equal(to_mask(mask, images), mask)
+    assert torch.equal(to_mask(mask[:, None].float(), images), mask)
+    with pytest.raises(ValueError, match=r"boxes \[b 4\] or \[b n 4\], or masks \[b 8 10\]; got \(2, 5\)"):
+        to_mask(torch.zeros(2, 5), images)
+    with pytest.raises(ValueError, match="2 images and regions for 3"):
+        to_mask(torch.zeros(3, 4), images)

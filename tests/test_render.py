@@ -1,0 +1,205 @@
+"""Colours, sizes and blending equal OpenCV's; sheets and strips are laid out as said."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from lightning_cam import Style, render
+from lightning_cam.heat import extent, peak, resize, scaled
+from lightning_cam.render import caption, colormap, overlay
+from lightning_cam.render.sheet import grid, panel_row, sheet
+
+
+def noise(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def photo(b=2, h=40, w=60, seed=0):
+    return (noise(b, 3, h, w, seed=seed) * 255).round().to(torch.uint8)
+
+
+def bgr(rgb):
+    return np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()[..., ::-1])
+
+
+@pytest.mark.parametrize("name", colormap.names())
+def test_every_colour_map_equals_opencv(name):
+    values = torch.arange(256)
+    ours = colormap.colour((values / 255)[None], name)[:, 0].T.numpy()
+    code = getattr(cv2, f"COLORMAP_{name.upper()}")
+    theirs = cv2.applyColorMap(values.numpy().astype(np.uint8)[:, None], code)[:, 0, ::-1]
+    assert np.array_equal(ours, theirs)
+
+
+def test_all_of_opencvs_colour_maps_are_there():
+    assert {"jet", "viridis", "inferno", "turbo", "cividis", "twilight_shifted"} <= set(colormap.names())
+    assert len(colormap.names()) == sum(name.startswith("COLORMAP_") for name in dir(cv2))
+
+
+@pytest.mark.parametrize("size", [(224, 224), (37, 90), (3, 5), (8, 10)])
+def test_resize_equals_opencv(size):
+    heat = torch.randn(2, 7, 9, generator=torch.Generator().manual_seed(1))
+    theirs = np.stack([cv2.resize(one.numpy(), size[::-1], interpolation=cv2.INTER_LINEAR) for one in heat])
+    assert np.abs(resize(heat, size).numpy() - theirs).max() < 2e-6
+
+
+@pytest.mark.parametrize("weights", [(0.5, 0.5), (0.7, 0.3), (1.0, 1.0), (0.25, 1.5), (0.0, 1.0), (0.6, 0.4)])
+def test_weighted_blend_equals_opencv_on_every_pair_of_values(weights):
+    a = torch.arange(256, dtype=torch.uint8).repeat(256, 1)
+    b = a.T.contiguous()
+    ours = overlay.add_weighted(a.expand(3, -1, -1), b.expand(3, -1, -1), *weights)[0].numpy()
+    theirs = cv2.addWeighted(a.numpy(), weights[0], b.numpy(), weights[1], 0)
+    different = ours.astype(int) - theirs.astype(int)
+    assert np.abs(different).max() <= 1  # a sum that lies on .5 in float32 may fall to either side
+    assert (different != 0).mean() < 0.01
+
+
+def test_weighted_overlay_is_the_weighted_sum_of_image_and_colours():
+    style = Style(image_weight=0.6, heat_weight=0.4, colormap="jet")
+    pictures, unit = photo(), noise(2, 40, 60, seed=3)
+    ours = render.blend(pictures, unit, style)
+    for picture, heat, mine in zip(pictures, unit, ours, strict=True):
+        hot = cv2.applyColorMap(np.rint(heat.numpy() * 255).astype(np.uint8), cv2.COLORMAP_JET)
+        assert np.abs(bgr(mine).astype(int) - cv2.addWeighted(bgr(picture), 0.6, hot, 0.4, 0).astype(int)).max() <= 1
+
+
+def test_opacity_grows_with_heat():
+    pictures = photo(1)
+    unit = torch.zeros(1, 40, 60)
+    unit[0, :, 30:] = 1
+    cold, hot = render.blend(pictures, unit, Style(alpha=1.0)).split(30, 3)
+    assert torch.equal(cold, pictures[..., :30])
+    assert torch.equal(hot, colormap.colour(torch.ones(1, 40, 30), "inferno"))
+    assert torch.equal(render.blend(pictures, unit, Style(alpha=0.0)), pictures)
+
+
+def test_weights_complete_each_other():
+    assert Style(image_weight=0.6).weights == pytest.approx((0.6, 0.4))
+    assert Style(heat_weight=0.3).weights == pytest.approx((0.7, 0.3))
+    assert Style().weights is None
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"colormap": "virdis"}, "No colour map 'virdis'. Did you mean 'viridis'"),
+        ({"unit": "min-max"}, "expected one of relu, minmax. Did you mean 'minmax'"),
+        ({"scale": "imge"}, "Did you mean 'image'"),
+        ({"scale": -1.0}, "above 0"),
+        ({"panels": ("image", "heet")}, "Did you mean 'heat'"),
+        ({"panels": ()}, "expected a list"),
+        ({"alpha": 1.5}, "expected 0 to 1"),
+        ({"alpha": 0.5, "image_weight": 0.5}, "not both"),
+        ({"mean": (0.5,)}, "belong together"),
+        ({"mean": (0.5,), "std": (0.0,)}, "above 0"),
+        ({"encoding": "webp"}, "expected one of jpeg, png"),
+        ({"tile": 8}, "32 to 2048"),
+        ({"font": "nowhere.ttf"}, "no such file"),
+    ],
+)
+def test_a_wrong_style_is_refused_at_construction(options, message):
+    with pytest.raises(ValueError, match=message):
+        Style(**options)
+
+
+def test_scales_say_whose_extremes_fill_the_colours():
+    heat = torch.tensor([[[-1.0, 2.0]], [[0.5, 4.0]]])
+    assert scaled(heat, *extent(heat, "relu")).tolist() == [[[0, 1]], [[0.125, 1]]]
+    assert scaled(heat, *extent(heat, "minmax")).tolist() == [[[0, 1]], [[0, 1]]]
+    assert scaled(heat, *extent(heat, "relu", "batch")).tolist() == [[[0, 0.5]], [[0.125, 1]]]
+    assert scaled(heat, *extent(heat, "relu", "run", (-3.0, 8.0))).tolist() == [[[0, 0.25]], [[0.0625, 0.5]]]
+    assert scaled(heat, *extent(heat, "relu", 2.0)).tolist() == [[[0, 1]], [[0.25, 1]]]
+    assert peak(heat).tolist() == [2, 4]
+
+
+def test_a_flat_or_broken_map_is_shown_as_nothing():
+    for heat in (torch.zeros(1, 2, 2), torch.full((1, 2, 2), -1.0), torch.full((1, 2, 2), torch.nan)):
+        assert scaled(heat, *extent(heat, "relu")).abs().sum() == 0
+    flat = torch.full((1, 2, 2), 3.0)
+    assert scaled(flat, *extent(flat, "minmax")).abs().sum() == 0
+
+
+def test_normalisation_is_undone_and_channels_shown_sensibly():
+    x = noise(2, 3, 4, 5)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
+    normal = (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    assert torch.equal(render.to_rgb(normal, (mean, std)), (x * 255).round().to(torch.uint8))
+    grey = render.to_rgb(x[:, :1], None)
+    assert grey.shape == (2, 3, 4, 5)
+    assert torch.equal(grey[:, 0], grey[:, 2])
+    assert torch.equal(render.to_rgb(torch.cat([x, x[:, :1]], 1), None), render.to_rgb(x, None))
+    assert render.to_rgb(noise(1, 7, 4, 5), None).shape == (1, 3, 4, 5)
+    assert torch.equal(render.to_rgb(photo(), None), photo())
+    with pytest.raises(ValueError, match="3 channels and the image 1"):
+        render.to_rgb(x[:, :1], (mean, std))
+
+
+def test_values_are_never_guessed_only_noticed():
+    assert render.looks_normalized(torch.randn(1, 3, 4, 4))
+    assert not render.looks_normalized(noise(1, 3, 4, 4))
+    assert not render.looks_normalized(photo())
+
+
+def test_grid_places_cards_row_by_row_with_gaps():
+    cards = torch.arange(5, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 4)
+    laid = grid(cards, 3, 1)
+    assert laid.shape == (3, 2 * 3 + 1, 3 * 5 + 1)
+    assert [int(laid[0, 1 + 3 * (i // 3), 1 + 5 * (i % 3)]) for i in range(6)] == [0, 1, 2, 3, 4, 255]
+    assert laid[0, 0].unique().tolist() == [255]
+
+
+def test_panels_stand_in_the_order_asked_for():
+    pictures, unit = photo(1, 20, 30), noise(1, 2, 3)
+    style = Style(panels=("overlay", "image"))
+    row = panel_row(pictures, unit, style)
+    assert row.shape == (1, 3, 20, 62)
+    assert torch.equal(row[..., 32:], pictures)
+    assert torch.equal(row[..., :30], render.blend(pictures, render.shown(unit, (20, 30)), style))
+
+
+def test_sixteen_samples_fit_a_laptop():
+    words = [caption.Caption(f"class {i} 93%", f"peak 1.2 · #{i}", i % 2 == 0) for i in range(16)]
+    drawn = sheet(photo(16, 224, 224), noise(16, 7, 7), words, ("grad_cam at layer4", "epoch 3"), Style())
+    height, width = drawn.shape[1:]
+    assert 1.4 < width / height < 2.3
+    assert width <= 2100
+
+
+def test_verdict_is_a_colour_that_colour_blind_eyes_tell_apart():
+    strip = {right: caption.strips([caption.Caption("cat 93%", "", right)], 200, 18, None)[0] for right in (True, False, None)}
+    assert strip[True][:, 10, 0].tolist() == list(caption.RIGHT)
+    assert strip[False][:, 10, 0].tolist() == list(caption.WRONG)
+    assert strip[None][:, 10, 0].tolist() == list(caption.PAPER)
+
+
+def test_text_too_long_is_cut_and_letters_without_a_glyph_are_replaced():
+    face = caption.load(18, None)
+    assert caption.clip("a" * 100, face, 100).endswith("...")
+    assert face.getlength(caption.clip("a" * 100, face, 100)) <= 100
+    assert caption.legible("Bär · 93%", face) == "Bar · 93%"
+    assert caption.legible("日本", face) == "?"
+
+
+def test_filmstrip_has_a_row_a_sample_and_a_column_a_moment():
+    pictures, style = photo(3, 32, 32), Style(tile=64)
+    units = torch.stack([torch.full((3, 2, 2), float(i)) for i in (0, 1)])
+    strip = render.filmstrip(pictures, units, ["cat", "dog", "cow"], ["start", "1"], ("t", "u"), style)
+    cell, gap = 48, 3
+    body = strip[:, -3 * (cell + gap) - gap : -gap, -3 * (cell + gap) - 2 * gap : -2 * gap]
+    cells = body.reshape(3, 3, cell + gap, 3, cell + gap)[:, :, :cell, :, :cell]
+    fitted = overlay.fit(pictures, 48)
+    for i in range(3):
+        assert torch.equal(cells[:, i, :, 0], fitted[i])
+        assert torch.equal(cells[:, i, :, 1], fitted[i])  # no heat: nothing laid over
+        assert not torch.equal(cells[:, i, :, 2], fitted[i])
+
+
+@pytest.mark.parametrize(("encoding", "tolerance"), [("png", 0), ("jpeg", 40)])
+def test_encoded_pictures_decode_to_themselves(encoding, tolerance):
+    smooth = resize(noise(3, 4, 6), (48, 72))
+    pixels = (smooth * 255).round().to(torch.uint8)
+    picture = render.Picture(render.to_host(pixels), "", encoding)
+    decoded = cv2.imdecode(np.frombuffer(picture.encode(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.abs(decoded.astype(int) - picture.pixels.astype(int)).max() <= tolerance
