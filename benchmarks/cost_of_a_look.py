@@ -1,0 +1,123 @@
+"""What a look costs, as multiples of a plain forward of the same batch, interleaved in one run.
+
+    python benchmarks/cost_of_a_look.py [--model resnet50] [--batch 16] [--size 224] [--repeats 7]
+
+Peers (grad-cam, torchcam, captum) are measured beside it where they are installed.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torchvision import models
+
+from lightning_cam import Style, explain, render
+from lightning_cam.render import Caption
+
+
+def main() -> None:
+    args = arguments()
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    model = getattr(models, args.model)(weights=None).to(device).eval()
+    images = torch.rand(args.batch, 3, args.size, args.size, device=device)
+    contenders = ours(model, images) | peers(model, images, args.layer)
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for repeat in range(args.repeats + 1):
+        for name, run in contenders.items():
+            spent = timed(run, device)
+            if repeat:  # the first round warms up
+                seconds[name].append(spent)
+    plain = statistics.median(seconds["plain forward"])
+    print(f"{args.model}, {args.batch} x {args.size} px, {describe(device)}, median of {args.repeats}, interleaved")
+    print(f"{'':34}{'ms':>9}{'x forward':>11}{'min .. max ms':>20}")
+    for name, spent in seconds.items():
+        middle = statistics.median(spent)
+        print(f"{name:34}{1e3 * middle:9.1f}{middle / plain:11.2f}{1e3 * min(spent):11.1f} .. {1e3 * max(spent):.1f}")
+
+
+def ours(model: torch.nn.Module, images: torch.Tensor) -> dict[str, Callable[[], object]]:
+    def plain() -> object:
+        with torch.no_grad():
+            return model(images)
+
+    seen = explain(model, images)
+    words = [Caption("class 93%", "peak 1.2", True)] * len(images)
+
+    def draw() -> object:
+        unit = seen.unit()
+        sheet = render.sheet(render.to_rgb(images, None), unit, words, ("grad_cam", "epoch 1"), Style())
+        return render.Picture(render.to_host(sheet)).encode()
+
+    return {
+        "plain forward": plain,
+        "explain, default layer found": lambda: explain(model, images),
+        "explain, grad_cam": lambda: explain(model, images, layer=seen.layer),
+        "explain, grad_cam, five classes": lambda: explain(model, images, layer=seen.layer, target={"top_k": {"k": 5}}),
+        "explain, activation_mean": lambda: explain(model, images, layer=seen.layer, method="activation_mean"),
+        "sheet drawn and encoded": draw,
+    }
+
+
+def peers(model: torch.nn.Module, images: torch.Tensor, layer: str | None) -> dict[str, Callable[[], object]]:
+    found: dict[str, Callable[[], object]] = {}
+    target = dict(model.named_modules())[layer or explain(model, images[:1]).layer]
+    try:
+        from pytorch_grad_cam import GradCAM
+
+        def grad_cam() -> object:
+            with GradCAM(model, [target]) as cam:
+                return cam(images)
+
+        found["pytorch-grad-cam, grad_cam"] = grad_cam
+    except ImportError:
+        pass
+    try:
+        from captum.attr import LayerGradCam
+
+        found["captum, grad_cam"] = lambda: LayerGradCam(model, target).attribute(images, model(images).argmax(1))
+    except ImportError:
+        pass
+    try:
+        from torchcam.methods import GradCAM as TorchGradCAM
+
+        def torchcam() -> object:
+            with TorchGradCAM(model, target) as cam:
+                scores = model(images)
+                return cam(scores.argmax(1).tolist(), scores)
+
+        found["torch-cam, grad_cam"] = torchcam
+    except ImportError:
+        pass
+    return found
+
+
+def timed(run: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def describe(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU with {torch.get_num_threads()} threads"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="resnet50")
+    parser.add_argument("--layer")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
