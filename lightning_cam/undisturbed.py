@@ -23,7 +23,6 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         if "torch._dynamo" in sys.modules:  # hooks added after compiling fire only in eager mode
             undo.enter_context(torch.compiler.set_stance("force_eager"))
         copies = {id(b): b.clone() for _, held in buffers for b in held.values() if b is not None}
-        versions = {id(b): _version(b) for _, held in buffers for b in held.values() if b is not None}
         try:
             for module in modules:
                 module.training = False  # not .eval(): a module's own train() may do more than set the flag
@@ -31,12 +30,12 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             for module, flag in zip(modules, training, strict=True):
                 module.training = flag
-            with torch.no_grad():
+            with torch.inference_mode():  # it alone may write to buffers that were made under it
                 for module, held in buffers:
                     module._buffers.update(held)
                     for b in held.values():
-                        if b is not None and _version(b) != versions[id(b)]:
-                            b.copy_(copies[id(b)])
+                        if b is not None and not _expanded(b):
+                            b.data.copy_(copies[id(b)])  # without asking: a write through .data shows in no version
 
 
 @contextmanager
@@ -61,5 +60,6 @@ def same_randomness(seed: int | None = None) -> Iterator[None]:
             torch.mps.set_rng_state(mps)
 
 
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
+def _expanded(tensor: Tensor) -> bool:
+    """Whether several elements share one place in memory, so that torch writes to none of them."""
+    return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
