@@ -140,7 +140,7 @@ class CAMCallback(Callback):
         scores = {}
         for metric in self.metrics:
             each = [metric.function(heat[:, t], look.seen(layer, t)) for t in range(heat.shape[1])]
-            values = torch.stack(each).flatten().double()
+            values = torch.stack(each).flatten().cpu().double()
             defined = values.isfinite()
             mean, share = torch.stack([values[defined].mean(), defined.double().mean()]).tolist()
             if share > 0:

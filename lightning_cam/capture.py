@@ -139,12 +139,14 @@ def watch(model: nn.Module, names: list[str]) -> Iterator[Callable[..., Look]]:
     modules = layers.named(model)
     kept: dict[str, Tensor] = {}
     before: dict[str, int] = {}
+    unfit: dict[str, str] = {}
 
-    def hook(name: str) -> Callable[..., Tensor]:
-        def keep(module: nn.Module, args: Any, output: Any) -> Tensor:
+    def hook(name: str) -> Callable[..., Tensor | None]:
+        def keep(module: nn.Module, args: Any, output: Any) -> Tensor | None:
             if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[-1] * output.shape[-2] == 1:
                 what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-                raise _NotAMap(name, what)
+                unfit[name] = what
+                return None
             if not kept:  # the cut: the model runs under no_grad up to here and is recorded from here on
                 torch.set_grad_enabled(True)
                 output = output.detach().requires_grad_()
@@ -166,16 +168,10 @@ def watch(model: nn.Module, names: list[str]) -> Iterator[Callable[..., Look]]:
         for trunk in (torch.no_grad, torch.enable_grad):  # the second where the model has a no_grad of its own
             kept.clear()
             with layers.calls_of(model) as calls, trunk(), context():
-                try:
-                    result = pick(model(images), output)
-                except _NotAMap as error:
-                    raise _no_map(model, error, images) from None
-            missing = [name for name in names if name not in kept]
-            if missing:
-                raise ValueError(
-                    f"The layer {missing[0]!r} did not run in this forward. "
-                    f"Layers that returned a map: {layers.candidates(calls, missing[0])}."
-                )
+                result = pick(model(images.clone()), output)  # a model may change its input
+            for name in names:
+                if name not in kept:
+                    raise ValueError(_no_map(name, unfit.get(name), calls))
             with torch.enable_grad():
                 aimed = aim(target, result, label)
             if aimed.score.requires_grad:
@@ -190,23 +186,9 @@ def watch(model: nn.Module, names: list[str]) -> Iterator[Callable[..., Look]]:
         yield look
 
 
-class _NotAMap(Exception):
-    """A watched layer returned something without a spatial map."""
-
-
-def _no_map(model: nn.Module, error: _NotAMap, images: Tensor) -> ValueError:
-    name, what = error.args
-    with layers.calls_of(model) as calls, torch.no_grad():
-        hooks, layer = dict(layers.named(model)[name]._forward_hooks), layers.named(model)[name]
-        layer._forward_hooks.clear()
-        try:
-            model(images[:1])
-        finally:
-            layer._forward_hooks.update(hooks)
-    return ValueError(
-        f"The layer {name!r} returned {what}; expected a map [b c u v] of more than one cell. "
-        f"Layers with a map: {layers.candidates(calls, name)}."
-    )
+def _no_map(name: str, returned: str | None, calls: list[Call]) -> str:
+    what = f"returned {returned}; expected a map [b c u v] of more than one cell" if returned else "did not run in this forward"
+    return f"The layer {name!r} {what}. Layers with a map: {layers.candidates(calls, name)}."
 
 
 def _at_least_float(tensor: Tensor) -> Tensor:

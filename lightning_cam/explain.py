@@ -107,7 +107,6 @@ def explain(
     with undisturbed(model):
         weight = next(model.parameters(), None)
         images = (images if images.ndim == 4 else images[None]).to(images.device if weight is None else weight.device)
-        images = images.clone()  # a tensor made under inference mode cannot be recorded
         name = layers.find(model, layer) if layer is not None else layers.choose(model, images, output)
         with watch(model, [name]) as look_at:
             look = look_at(images, aimed, output=output)

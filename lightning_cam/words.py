@@ -16,17 +16,17 @@ from lightning_cam.render.style import Style
 def captions(batch: FixedBatch, look: Look, heat: Float[Tensor, "b t u v"]) -> list[Caption]:
     """A caption for each sample and target: class, probability, right or wrong, raw strength. One transfer."""
     b, t = heat.shape[:2]
-    strength = peak(heat).double()
+    strength = peak(heat).float()
     missing = torch.full_like(strength, torch.nan)
     classes, p, said, said_p, label = missing, missing, missing, missing, missing
     if isinstance(look.output, Tensor) and look.output.ndim == 2 and look.output.shape[1] > 1:
-        probability = look.output.detach().double().softmax(1)
+        probability = look.output.detach().float().softmax(1)
         best = probability.max(1, keepdim=True)
-        said, said_p = best.indices.double().expand(b, t), best.values.expand(b, t)
+        said, said_p = best.indices.float().expand(b, t), best.values.expand(b, t)
         if look.aim.classes is not None:
-            classes, p = look.aim.classes.double(), probability.gather(1, look.aim.classes)
+            classes, p = look.aim.classes.float(), probability.gather(1, look.aim.classes)
         if batch.labels is not None and batch.labels.ndim == 1 and not batch.labels.is_floating_point():
-            label = batch.labels.double()[:, None].expand(b, t)
+            label = batch.labels.float()[:, None].expand(b, t)
     rows = torch.stack([classes, p, said, said_p, label, strength], -1).flatten(0, 1).cpu().tolist()
     return [_caption(batch, batch.names[i // t] if batch.names else f"sample {i // t}", *row) for i, row in enumerate(rows)]
 

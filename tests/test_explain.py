@@ -138,6 +138,20 @@ def test_only_what_follows_the_layer_is_recorded():
     assert all(shape[-2:] != (8, 10) for shape in saved)  # nothing at the resolution of the trunk
 
 
+def test_a_model_that_changes_its_input_changes_a_copy():
+    class Scales(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = gap_linear()
+
+        def forward(self, x):
+            return self.net(x.mul_(2))
+
+    x = images()
+    explain(Scales(), x, layer="net.features")
+    assert torch.equal(x, images())
+
+
 def test_layers_are_named_modules_or_compiled():
     net, x = gap_linear(), images()
     expected = explain(net, x, layer="features").heat
@@ -189,7 +203,7 @@ def test_more_mistakes_say_what_would_be_right():
             self.side(x)
             return self.net(x)
 
-    with pytest.raises(ValueError, match=r"'spare' did not run in this forward. Layers that returned a map: .*net.features"):
+    with pytest.raises(ValueError, match=r"'spare' did not run in this forward. Layers with a map: .*net.features"):
         explain(Unused(), images(), layer="spare")
     with pytest.raises(ValueError, match=r"'side' does not feed the explained score.*Layers with a map: "):
         explain(Unused(), images(), layer="side")
