@@ -4,6 +4,7 @@ import random
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     buffers = [(module, dict(module._buffers)) for module in modules if module._buffers]
     with ExitStack() as undo:
         undo.enter_context(same_randomness())
+        undo.enter_context(_unlogged(modules))
         undo.enter_context(torch.inference_mode(False))
         undo.enter_context(torch.enable_grad())
         if "torch._dynamo" in sys.modules:  # hooks added after compiling fire only in eager mode
@@ -36,6 +38,26 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                     for b in held.values():
                         if b is not None and not _expanded(b):
                             b.data.copy_(copies[id(b)])  # without asking: a write through .data shows in no version
+
+
+@contextmanager
+def _unlogged(modules: list[nn.Module]) -> Iterator[None]:
+    """Let a ``self.log`` in a model's forward say nothing: a look is no step of the run, and Lightning would mix it in."""
+    loggers = [module for module in modules if hasattr(type(module), "log_dict")]
+    before = [{name: own for name, own in vars(module).items() if name in ("log", "log_dict")} for module in loggers]
+    try:
+        for module in loggers:
+            vars(module).update(log=_say_nothing, log_dict=_say_nothing)
+        yield
+    finally:
+        for module, own in zip(loggers, before, strict=True):
+            for name in ("log", "log_dict"):
+                vars(module).pop(name)
+            vars(module).update(own)
+
+
+def _say_nothing(*args: Any, **options: Any) -> None:
+    pass
 
 
 @contextmanager
