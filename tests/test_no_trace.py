@@ -1,0 +1,264 @@
+"""Promise 1: training with and without the callback is bit-identical. Every check is shown able to fail."""
+
+import functools
+
+import lightning.pytorch as L
+import pytest
+import torch
+from nets import STRICT, Net, cam, loader
+from torch import nn
+from traces import Trace, differences, traced
+
+pytestmark = STRICT
+
+ALL = ["activation_mean", "cam", "grad_cam"]
+LAYERS = ["trunk", "trunk.0", "relu"]
+EVERY_TARGET = ["label", "predicted", {"top_k": {"k": 2}}, 1, lambda logits, label: logits.logsumexp(1)]
+
+
+def twins(folder, callback, *, net=None, train=None, val=None, entry="fit", workers=0, **options):
+    """What differs between a run with a callback and the same run without."""
+    net = functools.partial(Net, **(net or {}))
+    train = functools.partial(loader, **{"n": 24, "shuffle": True, "size": 4, "workers": workers, **(train or {})})
+    val = functools.partial(loader, **{"n": 12, "size": 3, "workers": workers, **(val or {})})
+    runs = [
+        traced(folder / name, callbacks, net, train, val, entry, **options)
+        for name, callbacks in (("with", [callback]), ("without", []))
+    ]
+    assert len(runs[1].states) > (12 if entry == "fit" else 3)
+    return differences(*runs)
+
+
+ACCUMULATE = dict(accumulate_grad_batches=4, val_check_interval=3)  # validation falls inside the window
+
+MATRIX = {
+    "plain_sgd_momentum": (dict(), dict(), dict()),
+    "dropout": (dict(method=ALL), dict(dropout=0.3), dict()),
+    "dropout_and_adam": (dict(), dict(dropout=0.3, optimizer="adam"), dict()),
+    "a_scheduler": (dict(), dict(optimizer="adam", schedule=True), dict(max_epochs=3)),
+    "training_that_draws_from_every_generator": (dict(), dict(draw=True, dropout=0.2), dict()),
+    "batch_norm": (dict(method=ALL), dict(norm=True), dict()),
+    "batch_norm_put_to_sleep_by_the_module": (dict(), dict(norm_asleep=True, dropout=0.2), dict()),
+    "gradient_accumulation_across_validation": (dict(method=ALL), dict(norm=True), ACCUMULATE),
+    "gradient_accumulation_and_adam": (dict(), dict(optimizer="adam", dropout=0.2), ACCUMULATE),
+    "a_frozen_trunk": (dict(), dict(frozen=True, norm_asleep=True), dict()),
+    "in_place_relu_behind_the_layer": (dict(layer="last"), dict(inplace=True), ACCUMULATE),
+    "the_models_own_no_grad": (dict(layer="last"), dict(trunk_without_grad=True), ACCUMULATE),
+    "a_forward_that_writes_a_buffer": (dict(), dict(buffer="in_place"), dict()),
+    "a_forward_that_assigns_a_buffer": (dict(), dict(buffer="assigned"), dict()),
+    "a_forward_that_writes_a_buffer_by_data": (dict(), dict(buffer="by_data"), dict()),
+    "bf16_mixed": (dict(method=ALL), dict(norm=True), dict(precision="bf16-mixed")),
+    "bf16_true": (dict(), dict(norm=True), dict(precision="bf16-true")),
+    "double_precision": (dict(method=ALL), dict(norm=True, dropout=0.2), dict(precision="64-true")),
+    "bf16_mixed_and_accumulation": (dict(), dict(dropout=0.2, optimizer="adam"), dict(precision="bf16-mixed", **ACCUMULATE)),
+    "several_layers_methods_and_targets": (
+        dict(layer=LAYERS, method=["activation_mean", "grad_cam"], target=EVERY_TARGET),
+        dict(dropout=0.3, norm=True),
+        ACCUMULATE,
+    ),
+    "a_target_that_predicts": (dict(target="predicted"), dict(dropout=0.3), dict()),
+    "a_layer_found_by_itself": (dict(layer=None), dict(dropout=0.3, norm=True), dict()),
+    "no_sanity_check": (dict(), dict(dropout=0.3, norm=True), dict(num_sanity_val_steps=0)),
+    "validation_twice_an_epoch": (dict(), dict(dropout=0.3), dict(val_check_interval=0.5)),
+    "validation_every_second_epoch": (dict(), dict(dropout=0.3), dict(check_val_every_n_epoch=2, num_sanity_val_steps=0)),
+    "no_validation": (dict(), dict(dropout=0.3, norm=True), dict(limit_val_batches=0)),
+    "gradient_clipping": (dict(), dict(dropout=0.3), dict(gradient_clip_val=0.1)),
+    "augmentation_on_the_device": (dict(), dict(augment_on_device=True), dict()),
+    "fast_dev_run": (dict(), dict(dropout=0.3), dict(fast_dev_run=3)),
+}
+
+
+@pytest.mark.parametrize("case", MATRIX)
+def test_training_is_bit_identical_with(case, tmp_path):
+    callback, net, options = MATRIX[case]
+    assert twins(tmp_path, cam(**callback), net=net, **options) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_training_is_bit_identical_with_loaders_that_draw(workers, shuffle, tmp_path):
+    data = dict(shuffle=shuffle, augment=True)
+    assert twins(tmp_path, cam(method=ALL), net=dict(dropout=0.2), train=data, val=data, workers=workers) == []
+
+
+def test_training_is_bit_identical_without_a_baseline(tmp_path):
+    from lightning_cam import Schedule
+
+    assert twins(tmp_path, cam(schedule=Schedule(baseline=False)), net=dict(dropout=0.3, norm=True), **ACCUMULATE) == []
+
+
+def test_training_is_bit_identical_with_every_parameter_frozen(tmp_path):
+    class Frozen(Net):
+        def __init__(self):
+            super().__init__(dropout=0.2, norm=True)
+            self.requires_grad_(False)
+            self.free = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return super().forward(x) * self.free
+
+    train, val = functools.partial(loader, 24, shuffle=True, size=4), functools.partial(loader, 12)
+    runs = [traced(tmp_path, callbacks, Frozen, train, val) for callbacks in ([cam(layer=LAYERS)], [])]
+    assert differences(*runs) == []
+
+
+def test_training_is_bit_identical_under_every_logger(tmp_path):
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+    loggers = [CSVLogger(tmp_path / "csv"), TensorBoardLogger(tmp_path / "tb")]
+    assert twins(tmp_path, cam(), net=dict(dropout=0.3), logger=loggers, enable_checkpointing=True) == []
+
+
+def test_a_metric_logged_in_forward_stays_as_it_was(tmp_path):
+    class Logs(Net):
+        def forward(self, x):
+            if self._trainer is not None:
+                self.log("brightness", x.mean(), on_step=self.training, on_epoch=True, batch_size=len(x))
+            return super().forward(x)
+
+    train, val = functools.partial(loader, 24, shuffle=True, size=4), functools.partial(loader, 12)
+    runs = [traced(tmp_path, callbacks, Logs, train, val) for callbacks in ([cam(method=ALL)], [])]
+    assert differences(*runs) == []
+
+
+@pytest.mark.parametrize("inference", [True, False])
+@pytest.mark.parametrize("entry", ["validate", "test"])
+def test_evaluation_leaves_no_trace(entry, inference, tmp_path):
+    net = dict(dropout=0.3, norm=True, buffer="in_place")
+    callback = cam(layer=LAYERS, method=["activation_mean", "grad_cam"])
+    assert twins(tmp_path, callback, net=net, entry=entry, inference_mode=inference) == []
+
+
+# negative controls: what must be caught
+
+
+class Bad(L.Callback):
+    """Does one thing wrong at the end of every validation, and before training."""
+
+    def __init__(self, wrong):
+        self.wrong = wrong
+
+    def on_train_start(self, trainer, module):
+        self.wrong(trainer, module)
+
+    def on_validation_epoch_end(self, trainer, module):
+        if not trainer.sanity_checking:
+            self.wrong(trainer, module)
+
+
+def batch_of(trainer):
+    data = trainer.val_dataloaders.dataset
+    return torch.stack([data[i][0] for i in range(3)])
+
+
+def backward(trainer, module):
+    with torch.enable_grad():
+        module(batch_of(trainer)).logsumexp(1).sum().backward()
+
+
+def eval_train(trainer, module):
+    before = module.training
+    module.eval()
+    nn.Module.train(module)
+    if not before:
+        module.training = False
+
+
+def iterate_loader(trainer, module):
+    next(iter(trainer.val_dataloaders))
+
+
+def zero_grad(trainer, module):
+    module.zero_grad()
+
+
+def forget_hook(trainer, module):
+    module.head.register_forward_hook(lambda *args: None)
+
+
+def forget_backward_hook(trainer, module):
+    module.trunk.register_full_backward_hook(lambda *args: None)
+
+
+def forget_global_hook(trainer, module):
+    _LEFT.append(nn.modules.module.register_module_forward_hook(lambda *args: None))
+
+
+def forward_in_training_mode(trainer, module):
+    flags = [(m, m.training) for m in module.modules()]
+    module.train()
+    with torch.no_grad(), torch.random.fork_rng():
+        module(batch_of(trainer))
+    for m, flag in flags:
+        m.training = flag
+
+
+def draw_numbers(trainer, module):
+    torch.rand(())
+
+
+def thaw(trainer, module):
+    module.trunk.requires_grad_(True)
+
+
+def leave_grad_on(trainer, module):
+    torch.set_grad_enabled(True)
+
+
+def change_stage(trainer, module):
+    trainer.state.stage = type(trainer.state.stage).TESTING
+
+
+def keep_attribute(trainer, module):
+    module.extra = 1
+
+
+def log_again(trainer, module):
+    module.log("val_loss", 0.0) if trainer.validating else None
+
+
+_LEFT = []
+
+CONTROLS = {
+    "backward": (backward, "grad head.weight", dict()),
+    "eval_then_train": (eval_train, "training trunk.1", dict(norm_asleep=True)),
+    "an_iterated_loader": (iterate_loader, "rng torch", dict()),
+    "zero_grad": (zero_grad, "grad head.weight", dict()),
+    "a_hook_left": (forget_hook, "hooks head", dict()),
+    "a_backward_hook_left": (forget_backward_hook, "hooks trunk", dict()),
+    "a_global_hook_left": (forget_global_hook, "hooks global", dict()),
+    "a_forward_in_training_mode": (forward_in_training_mode, "buffer trunk.1.running_mean", dict(norm=True)),
+    "numbers_drawn": (draw_numbers, "rng torch", dict()),
+    "a_thawed_trunk": (thaw, "requires_grad trunk.0.weight", dict(frozen=True)),
+    "grad_left_on": (leave_grad_on, "mode grad", dict()),
+    "another_stage": (change_stage, "stage", dict()),
+    "an_attribute_left": (keep_attribute, "attributes ", dict()),
+}
+
+
+@pytest.mark.parametrize("case", CONTROLS)
+def test_the_check_catches(case, tmp_path):
+    wrong, caught, net = CONTROLS[case]
+    try:
+        found = twins(tmp_path, Bad(wrong), net={"dropout": 0.2, **net}, **ACCUMULATE)
+    finally:
+        while _LEFT:
+            _LEFT.pop().remove()
+    assert any(line.startswith(caught) for line in found), found
+
+
+@pytest.mark.parametrize("wrong", [backward, zero_grad, iterate_loader, forward_in_training_mode])
+def test_what_is_caught_does_change_the_weights(wrong, tmp_path):
+    found = twins(tmp_path, Bad(wrong), net=dict(dropout=0.2, norm=True), **ACCUMULATE)
+    assert any(line.startswith("weight") for line in found) or any(line.startswith("buffer") for line in found), found
+
+
+def test_two_runs_without_a_callback_are_identical(tmp_path):
+    assert twins(tmp_path, L.Callback(), net=dict(dropout=0.3, norm=True, draw=True), **ACCUMULATE) == []
+
+
+def test_gradients_are_live_at_the_validation_that_is_compared(tmp_path):
+    train, val = functools.partial(loader, 24, shuffle=True, size=4), functools.partial(loader, 12)
+    trace = traced(tmp_path, [], Net, train, val, **ACCUMULATE)
+    at_validation = [s for hook, s in trace.states if hook == "on_validation_epoch_end"]
+    assert isinstance(trace, Trace) and any(s["grad head.weight"] != "None" for s in at_validation)
