@@ -147,8 +147,8 @@ def watch(model: nn.Module, names: list[str]) -> Iterator[Callable[..., Look]]:
                 what = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
                 unfit[name] = what
                 return None
-            if not kept:  # the cut: the model runs under no_grad up to here and is recorded from here on
-                torch.set_grad_enabled(True)
+            torch.set_grad_enabled(True)  # the model runs under no_grad up to here and is recorded from here on
+            if not kept or not output.requires_grad:  # the cut; or a branch that does not come from it
                 output = output.detach().requires_grad_()
             # an in-place operation behind the layer must neither meet a leaf nor change what was kept
             kept[name] = output.clone()

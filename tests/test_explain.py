@@ -12,7 +12,10 @@ from torchvision import models
 from zoo import conv_head, gap_linear, images
 
 from lightning_cam import Style, explain, methods
+from lightning_cam.capture import watch
 from lightning_cam.family import Family
+from lightning_cam.methods import grad_cam
+from lightning_cam.target import find
 
 
 @pytest.mark.parametrize(
@@ -150,6 +153,24 @@ def test_a_model_that_changes_its_input_changes_a_copy():
     x = images()
     explain(Scales(), x, layer="net.features")
     assert torch.equal(x, images())
+
+
+def test_several_layers_share_one_look_also_on_parallel_branches():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = gap_linear(0), gap_linear(1)
+
+        def forward(self, x):
+            return self.left(x) + self.right(x)
+
+    net, x = Branches(), images()
+    names = ["left.features.0", "left.features", "right.features"]
+    with watch(net, names) as look_at:
+        look = look_at(x, find(2))
+        together = [grad_cam(look.seen(name)) for name in names]
+    for name, heat in zip(names, together, strict=True):
+        assert torch.allclose(heat, explain(net, x, layer=name, target=2).heat, rtol=1e-12, atol=0)
 
 
 def test_layers_are_named_modules_or_compiled():
