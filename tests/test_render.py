@@ -185,7 +185,7 @@ def test_text_too_long_is_cut_and_letters_without_a_glyph_are_replaced():
 def test_filmstrip_has_a_row_a_sample_and_a_column_a_moment():
     pictures, style = photo(3, 32, 32), Style(tile=64)
     units = torch.stack([torch.full((3, 2, 2), float(i)) for i in (0, 1)])
-    strip = render.filmstrip(pictures, units, ["cat", "dog", "cow"], ["start", "1"], ("t", "u"), style)
+    strip = render.filmstrip(pictures, units, ["a long name that takes room", "dog", "cow"], ["start", "1"], ("t", "u"), style)
     cell, gap = 48, 3
     body = strip[:, -3 * (cell + gap) - gap : -gap, -3 * (cell + gap) - 2 * gap : -2 * gap]
     cells = body.reshape(3, 3, cell + gap, 3, cell + gap)[:, :, :cell, :, :cell]
@@ -194,6 +194,13 @@ def test_filmstrip_has_a_row_a_sample_and_a_column_a_moment():
         assert torch.equal(cells[:, i, :, 0], fitted[i])
         assert torch.equal(cells[:, i, :, 1], fitted[i])  # no heat: nothing laid over
         assert not torch.equal(cells[:, i, :, 2], fitted[i])
+
+
+def test_many_rows_of_a_filmstrip_stand_in_blocks():
+    units = torch.zeros(5, 16, 2, 2)
+    names = [f"row {i}" for i in range(16)]
+    strip = render.filmstrip(photo(16, 64, 64), units, names, ["start", "1", "2", "3", "4"], ("t", "u"), Style())
+    assert 1.0 < strip.shape[2] / strip.shape[1] < 2.5
 
 
 @pytest.mark.parametrize(("encoding", "tolerance"), [("png", 0), ("jpeg", 40)])

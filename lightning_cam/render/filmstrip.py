@@ -1,5 +1,6 @@
 """A run as one picture: rows are samples, columns are epochs. b samples, n columns, h w cell."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from lightning_cam.render import caption as captions
 from lightning_cam.render.overlay import blend, fit, shown
-from lightning_cam.render.sheet import font_size, under_header
+from lightning_cam.render.sheet import font_size, laptop_shaped, under_header
 from lightning_cam.render.style import Style
 
 
@@ -22,7 +23,7 @@ def filmstrip(
     title: tuple[str, str],
     style: Style,
 ) -> UInt8[Tensor, "3 height width"]:
-    """Each sample's image, then its overlay at each moment of the run, the baseline first.
+    """Each sample's image, then its overlay at each moment of the run, the baseline first; many rows stand in blocks.
 
     Args:
         pictures: RGB images.
@@ -33,21 +34,33 @@ def filmstrip(
         style: colours and size.
     """
     base = fit(pictures, max(48, round(style.tile * 0.7)))
-    b, _, h, w = base.shape
-    n, gap, size = len(units), max(3, style.tile // 40), font_size(style)
+    n, b, (h, w) = len(units), len(base), base.shape[-2:]
+    gap = max(3, style.tile // 40)
     overlays = blend(base.expand(n, -1, -1, -1, -1), shown(units, (h, w)), style)
-    cells = torch.cat([base[None], overlays])  # [n + 1, b, 3, h, w]
-    cells = F.pad(cells, (0, gap, 0, gap), value=255)
-    body = cells.permute(2, 1, 3, 0, 4).reshape(3, b * (h + gap), (n + 1) * (w + gap))
-    left = _names(rows, h + gap, size, style).to(body.device)
-    body = torch.cat([left, body], 2)
-    top = _titles(["image", *columns], left.shape[-1], w + gap, size, style).to(body.device)
-    return under_header(F.pad(torch.cat([top, body], 1), (0, 2 * gap, 0, gap), value=255), title, style)
+    cells = F.pad(torch.cat([base[None], overlays]), (0, gap, 0, gap), value=255)
+    name_width = _name_width(rows, style)
+    per = math.ceil(b / laptop_shaped(b, name_width + (n + 1) * (w + gap), h + gap))  # rows a block
+    blocks = []
+    for start in range(0, b, per):
+        shown_rows = slice(start, start + per)
+        body = cells[:, shown_rows].permute(2, 1, 3, 0, 4).flatten(3, 4).flatten(1, 2)
+        left = _names(rows[shown_rows], name_width, h + gap, style).to(body.device)
+        top = _titles(["image", *columns], name_width, w + gap, style).to(body.device)
+        block = torch.cat([top, torch.cat([left, body], 2)], 1)
+        blocks.append(F.pad(block, (0, gap, 0, per * (h + gap) - body.shape[1]), value=255))
+    return under_header(F.pad(torch.cat(blocks, 2), (0, gap, 0, gap), value=255), title, style)
 
 
-def _names(rows: Sequence[str], height: int, size: int, style: Style) -> UInt8[Tensor, "3 h w"]:
+def _name_width(rows: Sequence[str], style: Style) -> int:
+    size = font_size(style)
     face = captions.load(size, style.font)
-    width = round(min(max(face.getlength(captions.legible(row, face)) for row in rows), 11 * size)) + 2 * size
+    longest = max(float(face.getlength(captions.legible(row, face))) for row in rows)
+    return round(min(longest, 11 * size)) + 2 * size
+
+
+def _names(rows: Sequence[str], width: int, height: int, style: Style) -> UInt8[Tensor, "3 h w"]:
+    size = font_size(style)
+    face = captions.load(size, style.font)
     canvas = Image.new("RGB", (width, height * len(rows)), captions.PAPER)
     draw = ImageDraw.Draw(canvas)
     for i, row in enumerate(rows):
@@ -56,7 +69,8 @@ def _names(rows: Sequence[str], height: int, size: int, style: Style) -> UInt8[T
     return captions.to_tensor(canvas)
 
 
-def _titles(columns: Sequence[str], left: int, width: int, size: int, style: Style) -> UInt8[Tensor, "3 h w"]:
+def _titles(columns: Sequence[str], left: int, width: int, style: Style) -> UInt8[Tensor, "3 h w"]:
+    size = font_size(style)
     face = captions.load(size, style.font)
     canvas = Image.new("RGB", (left + width * len(columns), round(1.8 * size)), captions.PAPER)
     draw = ImageDraw.Draw(canvas)

@@ -42,7 +42,7 @@ def sheet(
     strip = captions.strips(words, panels.shape[-1], size, style.font).to(panels.device)
     cards = torch.cat([panels, strip], 2)
     if columns is None:
-        columns = _columns(len(cards), cards.shape[-1] + gap, cards.shape[-2] + gap)
+        columns = laptop_shaped(len(cards), cards.shape[-1] + gap, cards.shape[-2] + gap)
     return under_header(grid(cards, columns, gap), title, style)
 
 
@@ -93,7 +93,9 @@ def font_size(style: Style) -> int:
     return max(11, round(style.tile * 0.115))
 
 
-def _columns(cards: int, width: int, height: int) -> int:
+def laptop_shaped(cards: int, width: int, height: int) -> int:
+    """How many columns of cards of this size make a picture nearest to a laptop's shape, with few places empty."""
+
     def misfit(columns: int) -> float:
         rows = math.ceil(cards / columns)
         empty = (rows * columns - cards) / (rows * columns)
