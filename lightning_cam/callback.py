@@ -197,7 +197,8 @@ class CAMCallback(Callback):
         if failed is not None:
             if not self._looked or self._notices.on_error == "raise":
                 raise error or RuntimeError(f"CAMCallback failed on the first process: {failed}")
-            self._notices.warn(f"a look failed and is left out, training goes on: {type(error).__name__}: {failed}")
+            if error is not None:
+                self._notices.failed("a look failed and is left out", error)
             return
         self._looked = True
         self._log(trainer, {f"{self._tag(trainer)}/{name}": value for name, value in scores.items()}, moment)
@@ -207,7 +208,7 @@ class CAMCallback(Callback):
             self.log_dict(scores, sync_dist=trainer.world_size > 1)  # type: ignore[attr-defined] # lent by Lightning in fit
         elif scores and not trainer.fast_dev_run:  # self.log would mix the baseline into the first epoch's mean
             for logger in trainer.loggers:
-                self._notices.guarded(logger.log_metrics, scores, moment.step)
+                self._notices.guarded(type(logger).__name__, logger.log_metrics, scores, moment.step)
 
     # what is kept
 

@@ -1,5 +1,6 @@
 """What a look has to say: once a cause, and never at the price of the run."""
 
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +15,10 @@ class Notices:
         self.on_error = on_error
         self._given: set[str] = set()
 
-    def warn(self, text: str) -> None:
-        """Warn, once a text."""
-        if text not in self._given:
-            self._given.add(text)
+    def warn(self, text: str, cause: str | None = None) -> None:
+        """Warn, once a cause; without one, once a text."""
+        if (cause or text) not in self._given:
+            self._given.add(cause or text)
             warnings.warn(f"CAMCallback: {text}", stacklevel=3)
 
     def say(self, text: str) -> None:
@@ -26,13 +27,17 @@ class Notices:
             self._given.add(text)
             rank_zero_info(f"CAMCallback: {text}")
 
-    def guarded(self, write: Callable[..., Any], *args: Any) -> None:
+    def failed(self, what: str, error: Exception) -> None:
+        """Warn of what failed; errors of one kind from one place are one cause, whatever number or path they name."""
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{what}, training goes on: {type(error).__name__}: {error}"
+        self.warn(text, f"{what} {type(error).__name__} {place.filename} {place.lineno}")
+
+    def guarded(self, owner: str, write: Callable[..., Any], *args: Any) -> None:
         """Call a tracker or the disk; its failure is a warning, or raised if so wished."""
         try:
             write(*args)
         except Exception as error:
             if self.on_error == "raise":
                 raise
-            owner = type(args[0]).__name__ if args else ""
-            name = getattr(write, "__name__", owner)
-            self.warn(f"writing to {owner} failed ({name}), training goes on: {type(error).__name__}: {error}")
+            self.failed(f"writing to {owner} failed", error)

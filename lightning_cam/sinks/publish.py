@@ -20,8 +20,8 @@ def publish(loggers: Iterable[Any], folder: Path, pictures: Mapping[str, Picture
             continue
         served = True
         for tag, picture in pictures.items():
-            notices.guarded(sink, logger, tag, picture, step)
+            notices.guarded(type(logger).__name__, sink, logger, tag, picture, step)
     if not served:
         notices.say(f"no logger takes pictures, so they are written below {folder}")
         for tag, picture in pictures.items():
-            notices.guarded(files, folder, tag, picture, step)
+            notices.guarded(str(folder), files, folder, tag, picture, step)
