@@ -1,0 +1,135 @@
+"""Each sink with a recording fake, and who serves which logger."""
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import DummyLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_cam import sinks
+from lightning_cam.notices import Notices
+from lightning_cam.render import Picture
+from lightning_cam.sinks.publish import publish
+
+
+def picture(encoding="jpeg"):
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:, :15] = 255, 0, 0
+    return Picture(pixels, "layer `a`", encoding, lambda: {"cat 1": pixels[:10], "dog/2": pixels[10:]})
+
+
+class Recorder:
+    def __init__(self):
+        self.written = []
+
+    def log_image(self, key, images, step=None):
+        self.written.append((key, images, step))
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "png"])
+def test_tensorboard_reads_back_what_was_written(tmp_path, encoding):
+    logger = TensorBoardLogger(tmp_path)
+    sinks.tensorboard(logger, "cam/layer/cam", picture(encoding), 7)
+    sinks.tensorboard(logger, "cam/layer/cam", picture(encoding), 9)
+    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
+    assert events.Tags()["images"] == ["cam/layer/cam"]
+    read = events.Images("cam/layer/cam")
+    assert [event.step for event in read] == [7, 9]
+    assert (read[0].width, read[0].height) == (30, 20)
+    assert read[0].encoded_image_string == picture(encoding).encode()
+    assert read[0].encoded_image_string.startswith(b"\xff\xd8" if encoding == "jpeg" else b"\x89PNG")
+    assert events.SummaryMetadata("cam/layer/cam").summary_description == "layer `a`"
+
+
+def test_another_writer_gets_the_pixels_in_the_right_order():
+    class Writer:
+        def add_image(self, tag, pixels, step, dataformats):
+            self.got = tag, pixels.copy(), step, dataformats
+
+    logger = type("Logger", (), {"experiment": Writer()})()
+    sinks.tensorboard(logger, "cam/a", picture(), 3)
+    tag, pixels, step, order = logger.experiment.got
+    assert (tag, step, order) == ("cam/a", 3, "HWC")
+    assert pixels[0, 0].tolist() == [255, 0, 0]
+
+
+def test_files_are_named_after_image_and_method(tmp_path):
+    sinks.files(tmp_path, "cam/layer4/grad_cam", picture(), 12)
+    sinks.files(tmp_path, "cam/layer4/grad_cam/filmstrip", picture("png"), 12)
+    written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*"))
+    assert written == [
+        "cam/layer4/grad_cam/filmstrip.png",
+        "cam/layer4/grad_cam/step_000012.jpg",
+        "cam/layer4/grad_cam/step_000012/cat_1_grad_cam.jpg",
+        "cam/layer4/grad_cam/step_000012/dog_2_grad_cam.jpg",
+    ]
+
+
+def test_colours_survive_encoding(tmp_path):
+    import cv2
+
+    sinks.files(tmp_path, "cam/a/cam", picture("png"), 0)
+    read = cv2.imread(str(tmp_path / "cam/a/cam/step_000000.png"))[..., ::-1]
+    assert np.array_equal(read, picture().pixels)
+
+
+def test_a_csv_logger_gets_files_beside_its_numbers(tmp_path):
+    logger = CSVLogger(tmp_path)
+    sinks.find(logger)(logger, "cam/a/cam", picture(), 1)
+    assert list(tmp_path.rglob("metrics*")) == []
+    assert [path.name for path in tmp_path.rglob("step_000001.jpg")]
+
+
+def test_a_sink_is_found_by_class_name_along_the_inheritance_then_by_log_image():
+    class Mine(TensorBoardLogger):
+        pass
+
+    assert sinks.find(Mine.__new__(Mine)) is sinks.tensorboard
+    assert sinks.find(Recorder()) is sinks.log_image
+    assert sinks.find(object()) is None
+    assert sinks.find(DummyLogger()) is None
+    assert {"TensorBoardLogger", "CSVLogger"} <= set(sinks.names())
+
+
+def test_log_image_gets_pixels_of_0_to_255(tmp_path):
+    recorder = Recorder()
+    sinks.log_image(recorder, "cam/a", picture(), 4)
+    ((key, images, step),) = recorder.written
+    assert (key, step) == ("cam/a", 4)
+    assert images[0].dtype == np.uint8
+    assert images[0].max() == 255
+
+
+def test_every_logger_is_served_and_a_failing_one_is_one_warning(tmp_path):
+    class Broken(Recorder):
+        def log_image(self, key, images, step=None):
+            raise OSError("disk full")
+
+    good, notices = Recorder(), Notices("warn")
+    with pytest.warns(UserWarning, match=r"writing to Broken failed.*disk full") as caught:
+        publish([Broken(), good], tmp_path, {"a": picture(), "b": picture()}, 1, notices)
+        publish([Broken(), good], tmp_path, {"a": picture()}, 2, notices)
+    assert len(caught) == 1
+    assert [key for key, _, _ in good.written] == ["a", "b", "a"]
+    with pytest.raises(OSError, match="disk full"):
+        publish([Broken()], tmp_path, {"a": picture()}, 1, Notices("raise"))
+
+
+def test_a_logger_nobody_taught_is_one_warning_and_files_are_written(tmp_path):
+    class Unheard:
+        pass
+
+    notices = Notices("warn")
+    with pytest.warns(UserWarning, match="Unheard is not known to take pictures. Known: ") as caught:
+        for step in range(3):
+            publish([Unheard()], tmp_path, {"cam/a/cam": picture()}, step, notices)
+    assert len(caught) == 1
+    assert len(list((tmp_path / "cam/a/cam").glob("*.jpg"))) == 3
+
+
+def test_pixels_leave_the_device_as_height_width_channels():
+    from lightning_cam.render import to_host
+
+    assert to_host(torch.zeros(3, 4, 5, dtype=torch.uint8)).shape == (4, 5, 3)
+    assert to_host(torch.zeros(2, 3, 4, 5, dtype=torch.uint8)).shape == (2, 4, 5, 3)
