@@ -1,6 +1,7 @@
 """The filmstrip's memory: what is kept, what is shown, and how it survives a checkpoint."""
 
 import io
+import itertools
 
 import torch
 
@@ -32,7 +33,7 @@ def test_a_very_long_run_keeps_baseline_and_end_and_stays_small():
     assert len(history.heats) == 64
     assert (history.titles[0], history.titles[-1]) == ("start", "999")
     steps = [0 if t == "start" else int(t) for t in shown(history, 8)]
-    gaps = [b - a for a, b in zip(steps, steps[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(steps)]
     assert max(gaps) < 2.5 * min(gaps)
     assert (history.lowest, history.highest) == (0.0, 999.0)  # the extremes of looks no longer kept still count
 
