@@ -57,7 +57,7 @@ class CAMCallback(Callback):
     def __init__(
         self,
         layer: str | list[str] | None = None,
-        method: str | dict[str, Any] | list[str | dict[str, Any]] | Spec = "grad_cam",
+        method: str | dict[str, Any] | list[Spec] | Spec = "grad_cam",
         *,
         target: str | int | dict[str, Any] | list[str | int | dict[str, Any]] | Any = "label",
         batch: int | list[int] | Batch | Any = 16,
