@@ -33,6 +33,7 @@ STRICT = [
             ".*Skipping val loop",
             ".*GPU available but not used",
             ".*overflow encountered",
+            ".*torch.distributed.reduce_op",
             ".*torch.jit.* is deprecated",
             ".*tensorboard.compat.*",
             ".*fork.. may lead to deadlocks",

@@ -213,10 +213,6 @@ def keep_attribute(trainer, module):
     module.extra = 1
 
 
-def log_again(trainer, module):
-    module.log("val_loss", 0.0) if trainer.validating else None
-
-
 _LEFT = []
 
 CONTROLS = {
