@@ -29,7 +29,7 @@ def fetch(trainer: Any, module: Any, how: Batch) -> FixedBatch:
         if how.given:
             batch = read(_transfer(trainer, module, how.samples), how)
             return replace(batch, classes=_classes(how, trainer, module, None))
-        loader, which = _loader(trainer, module, how.loader)
+        loader, which, position = _loader(trainer, module, how.loader)
         data = getattr(loader, "dataset", None)
         if (
             data is not None
@@ -47,7 +47,7 @@ def fetch(trainer: Any, module: Any, how: Batch) -> FixedBatch:
                 f"CAMCallback: {which} has no samples by index, so its first samples, read once, are watched.",
                 stacklevel=2,
             )
-        batch = read(_transfer(trainer, module, raw), how)
+        batch = read(_transfer(trainer, module, raw, position), how)
         if not names:
             batch = batch.first(_count(how))
         return replace(
@@ -71,14 +71,15 @@ def as_validation(trainer: Any) -> Iterator[None]:
         state.stage = before
 
 
-def _transfer(trainer: Any, module: Any, batch: Any) -> Any:
+def _transfer(trainer: Any, module: Any, batch: Any, position: int = 0) -> Any:
     with as_validation(trainer):
         batch = trainer.precision_plugin.convert_input(batch)
-        batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
-        return trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+        batch = module._on_before_batch_transfer(batch, dataloader_idx=position)
+        return trainer.strategy.batch_to_device(batch, dataloader_idx=position)
 
 
-def _loader(trainer: Any, module: Any, which: int | str) -> tuple[Any, str]:
+def _loader(trainer: Any, module: Any, which: int | str) -> tuple[Any, str, int]:
+    """The loader, what it is called, and its position among the loaders of its stage."""
     if trainer.testing:
         loaders, stage = trainer.test_dataloaders, "test"
     elif trainer.state.fn.name == "VALIDATING" or trainer.enable_validation:
@@ -92,12 +93,12 @@ def _loader(trainer: Any, module: Any, which: int | str) -> tuple[Any, str]:
         key = keys[which] if isinstance(which, int) and which not in loaders and which < len(keys) else which
         if key not in loaders:
             raise ValueError(f"Batch(loader={which!r}): the {stage} loaders are {', '.join(map(repr, keys))}.")
-        return loaders[key], f"{stage} set {key!r}"
+        return loaders[key], f"{stage} set {key!r}", keys.index(key)
     if isinstance(loaders, Sequence):
         if not isinstance(which, int) or which >= len(loaders):
             raise ValueError(f"Batch(loader={which!r}): there are {len(loaders)} {stage} loaders, 0 to {len(loaders) - 1}.")
-        return loaders[which], f"{stage} set {which}" if len(loaders) > 1 else f"{stage} set"
-    return loaders, f"{stage} set"
+        return loaders[which], f"{stage} set {which}" if len(loaders) > 1 else f"{stage} set", which
+    return loaders, f"{stage} set", 0
 
 
 def _indices(data: Any, how: Batch, loader: Any) -> list[int]:
