@@ -94,11 +94,10 @@ def _loader(trainer: Any, module: Any, which: int | str) -> tuple[Any, str, int]
         if key not in loaders:
             raise ValueError(f"Batch(loader={which!r}): the {stage} loaders are {', '.join(map(repr, keys))}.")
         return loaders[key], f"{stage} set {key!r}", keys.index(key)
-    if isinstance(loaders, Sequence):
-        if not isinstance(which, int) or which >= len(loaders):
-            raise ValueError(f"Batch(loader={which!r}): there are {len(loaders)} {stage} loaders, 0 to {len(loaders) - 1}.")
-        return loaders[which], f"{stage} set {which}" if len(loaders) > 1 else f"{stage} set", which
-    return loaders, f"{stage} set", 0
+    listed = loaders if isinstance(loaders, Sequence) else [loaders]
+    if not isinstance(which, int) or not 0 <= which < len(listed):
+        raise ValueError(f"Batch(loader={which!r}): the {stage} loaders are 0 to {len(listed) - 1}.")
+    return listed[which], f"{stage} set {which}" if len(listed) > 1 else f"{stage} set", which
 
 
 def _indices(data: Any, how: Batch, loader: Any) -> list[int]:
