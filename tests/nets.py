@@ -185,8 +185,8 @@ def fit(folder: Path, callback: Any = None, net: Any = None, *, train: Any = Non
     """Train the small net with a callback; returns the Trainer."""
     L.seed_everything(1, verbose=False)
     run = trainer(folder, [] if callback is None else callback if isinstance(callback, list) else [callback], **options)
-    val = loader() if val is None else val
-    run.fit(Net() if net is None else net, loader(24, shuffle=True, size=4) if train is None else train, val or None)
+    train = loader(24, shuffle=True, size=4) if train is None else train
+    run.fit(Net() if net is None else net, train, loader() if val is None else None if val == "none" else val)
     return run
 
 
