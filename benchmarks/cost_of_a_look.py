@@ -69,7 +69,7 @@ def peers(model: torch.nn.Module, images: torch.Tensor, layer: str | None) -> di
 
         def grad_cam() -> object:
             with GradCAM(model, [target]) as cam:
-                return cam(images)
+                return cam(images, None)
 
         found["pytorch-grad-cam, grad_cam"] = grad_cam
     except ImportError:
