@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_cam import layers, render, schedule, words
 from lightning_cam import target as targets
 from lightning_cam.batch import Batch, FixedBatch
-from lightning_cam.capture import Look, watch
+from lightning_cam.capture import watch
 from lightning_cam.family import METHODS, METRICS
 from lightning_cam.fetch import as_validation, fetch
 from lightning_cam.history import History
@@ -22,6 +22,7 @@ from lightning_cam.output import Output
 from lightning_cam.pictures import Album, Subject, draw
 from lightning_cam.render.style import Style
 from lightning_cam.schedule import Moment, Schedule
+from lightning_cam.seen import Look
 from lightning_cam.sinks.publish import publish
 from lightning_cam.trees import Callback, refuse_sharded
 from lightning_cam.undisturbed import undisturbed

@@ -1,7 +1,7 @@
 """A layer by name, near misses named; the default layer and the classifier found from the calls of one forward."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
+from lightning_cam import layout
 from lightning_cam.family import nearest
+from lightning_cam.layout import Layout
 from lightning_cam.output import Output, pick
 
-# What only shrinks, copies or drops a map: the map shown is the one before it.
+# What only shrinks, copies or drops a map, or is part of a block: the map shown is the one before it.
 _PASSIVE = (
     nn.Identity,
     nn.Flatten,
+    nn.Linear,
     nn.modules.dropout._DropoutNd,
     nn.modules.pooling._AdaptiveAvgPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
@@ -32,11 +35,13 @@ class Call:
     name: str
     module: nn.Module
     shape: tuple[int, ...] | None
+    layout: Layout | None = None  # how the output is read as maps; None if it holds none
 
     @property
-    def spatial(self) -> bool:
-        """Whether the output is a map: [b c u v] with more than one cell."""
-        return self.shape is not None and len(self.shape) == 4 and self.shape[2] * self.shape[3] > 1
+    def map_shape(self) -> tuple[int, ...]:
+        """Channels and cells, [c *m], of a call that returned a map."""
+        assert self.shape is not None and self.layout is not None
+        return self.shape[self.layout.channel], *self.layout.grid
 
 
 def clean(name: str) -> str:
@@ -53,14 +58,14 @@ def named(model: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def calls_of(model: nn.Module) -> Iterator[list[Call]]:
-    """Record the calls of the model's modules, in the order in which they returned."""
+def calls_of(model: nn.Module, image: Sequence[int]) -> Iterator[list[Call]]:
+    """Record the calls of the model's modules on images of this shape, in the order in which they returned."""
     names = {module: clean(name) for name, module in model.named_modules()}
     calls: list[Call] = []
 
     def record(module: nn.Module, args: Any, output: Any) -> None:
         if module in names:
-            calls.append(Call(names[module], module, tuple(output.shape) if isinstance(output, Tensor) else None))
+            calls.append(_call(names[module], module, output, tuple(image), calls))
 
     handle = register_module_forward_hook(record)
     try:
@@ -69,6 +74,28 @@ def calls_of(model: nn.Module) -> Iterator[list[Call]]:
             yield calls
     finally:
         handle.remove()
+
+
+def read(output: Any, image: Sequence[int], calls: list[Call]) -> Layout | None:
+    """How an output is read as maps, given what ran before it; None if it is no tensor or holds no map."""
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return None
+    return layout.infer(tuple(output.shape), tuple(image), _patch_grids(calls))
+
+
+def _call(name: str, module: nn.Module, output: Any, image: tuple[int, ...], calls: list[Call]) -> Call:
+    shape = tuple(output.shape) if isinstance(output, Tensor) else None
+    return Call(name, module, shape, read(output, image, calls))
+
+
+def _patch_grids(calls: list[Call]) -> list[tuple[int, ...]]:
+    """Grids of the patch embeddings: convolutions whose stride is their kernel."""
+    return [
+        call.shape[2:]
+        for call in calls
+        if isinstance(conv := call.module, nn.modules.conv._ConvNd) and call.shape
+        if conv.stride == conv.kernel_size and max(conv.kernel_size) > 1
+    ]
 
 
 def find(model: nn.Module, layer: str | nn.Module) -> str:
@@ -92,28 +119,55 @@ def find(model: nn.Module, layer: str | nn.Module) -> str:
 
 
 def choose(model: nn.Module, images: Tensor, output: Output = None) -> str:
-    """The layer watched when none is named: found by tracing one forward of one image."""
-    with calls_of(model) as calls, torch.no_grad():
-        logits = pick(model(images[:1]), output)
-    return default(calls, logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None)
+    """The layer watched when none is named: the last that returns a map on which the classifier depends.
 
-
-def default(calls: list[Call], classes: int | None) -> str:
-    """The last module whose output still is a map, pooling and the like and a convolutional head left aside.
-
-    Args:
-        calls: the calls of one forward.
-        classes: the number of outputs, by which a 1x1-convolution head is told.
+    Found by tracing one forward of one image. Pooling and the like, single linear layers and a convolutional head are left
+    aside, and so is what has no gradient on its map: the last block of a transformer with a class token.
 
     Raises:
         ValueError: if no module returns a map.
     """
+    one = images[:1].clone()
+    kept: dict[int, Tensor] = {}
+    inputs: dict[int, Tensor] = {}
+    with calls_of(model, one.shape) as calls, torch.enable_grad():
+
+        def keep(module: nn.Module, args: Any, result: Any) -> Any:
+            if not calls or calls[-1].module is not module:
+                return None
+            if isinstance(module, nn.Linear):
+                inputs[len(calls) - 1] = args[0]
+            if calls[-1].layout is None:
+                return None
+            torch.set_grad_enabled(True)  # also where the model has a no_grad of its own
+            if not result.requires_grad:
+                result = result.detach().requires_grad_()
+            handed: Tensor = result.clone()
+            kept[len(calls) - 1] = handed
+            return handed
+
+        handle = register_module_forward_hook(keep)  # runs after the recording, which has told the call's layout
+        try:
+            logits = pick(model(one), output)
+        finally:
+            handle.remove()
+    classes = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None
     head = head_call(calls, classes)
-    before = calls[: calls.index(head)] if head and isinstance(head.module, nn.Conv2d) else calls
-    for call in reversed(before):
-        if call.name and call.spatial and not isinstance(call.module, _PASSIVE):
-            return call.name
-    raise ValueError("No module of this model returns a spatial map [b c u v]; name a layer, or a tensor with one.")
+    end = calls.index(head) if head and isinstance(head.module, nn.modules.conv._ConvNd) else len(calls)
+    # what the head is given tells more than the logits: a head fresh from zeros lets no gradient through
+    score = inputs.get(calls.index(head), logits) if head else logits
+    fit = [i for i in reversed(range(end)) if calls[i].layout and calls[i].name and not isinstance(calls[i].module, _PASSIVE)]
+    if not fit:
+        raise ValueError("No module of this model returns a spatial map [b c u v]; name a layer, or a tensor with one.")
+    return next((calls[i].name for i in fit if _feeds(calls[i], kept.get(i), score)), calls[fit[0]].name)
+
+
+def _feeds(call: Call, kept: Tensor | None, score: Any) -> bool:
+    """Whether the score depends on the call's map; taken as given where no gradient can tell."""
+    if kept is None or call.layout is None or not isinstance(score, Tensor) or not score.requires_grad:
+        return True
+    (gradient,) = torch.autograd.grad(score.square().sum(), kept, retain_graph=True, allow_unused=True)
+    return gradient is not None and bool(call.layout.to_map(gradient).any())
 
 
 def head_call(calls: list[Call], classes: int | None) -> Call | None:
@@ -128,11 +182,7 @@ def head_call(calls: list[Call], classes: int | None) -> Call | None:
 
 def candidates(calls: list[Call], near: str = "", most: int = 6) -> str:
     """The modules that return a map, with shapes, as the end of an error message; those near a name first."""
-    maps = {call.name: call.shape for call in calls if call.spatial and call.name}
+    maps = {call.name: call.map_shape for call in calls if call.layout and call.name}
     close = [name for name in maps if near and (name.startswith(near.split(".")[0]))]
     ordered = [*reversed(close), *(name for name in reversed(maps) if name not in close)][:most]
-    return "; ".join(f"{name} {_shape(maps[name])}" for name in ordered) or "none"
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "x".join(map(str, shape[1:])) if shape else "?"
+    return "; ".join(f"{name} {'x'.join(map(str, maps[name]))}" for name in ordered) or "none"

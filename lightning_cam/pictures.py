@@ -9,11 +9,11 @@ from torch import Tensor
 
 from lightning_cam import render, words
 from lightning_cam.batch import FixedBatch
-from lightning_cam.capture import Look
 from lightning_cam.heat import extent, scaled
 from lightning_cam.history import History
 from lightning_cam.render.style import Style
 from lightning_cam.schedule import Moment
+from lightning_cam.seen import Look
 
 
 @dataclass(frozen=True)

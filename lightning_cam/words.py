@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_cam.batch import FixedBatch
-from lightning_cam.capture import Look
 from lightning_cam.heat import peak
 from lightning_cam.render.caption import Caption
 from lightning_cam.render.style import Style
+from lightning_cam.seen import Look
 
 
 def captions(batch: FixedBatch, look: Look, heat: Float[Tensor, "b t u v"]) -> list[Caption]:
@@ -55,7 +55,7 @@ def description(batch: FixedBatch, layer: str, method: str, look: Look, target: 
     scale = style.scale if isinstance(style.scale, str) else f"fixed, {style.scale:g} is hottest"
     fill = "0 to maximum" if style.unit == "relu" else "minimum to maximum"
     lines = {
-        "layer": f"`{layer}`" + (", after the in-place operation behind it" if layer in look.rewritten else ""),
+        "layer": f"`{layer}`" + (", after the in-place operation behind it" if look.kept[layer].rewritten else ""),
         "method": f"`{method}`",
         "target": f"`{target}`",
         "colours": f"{style.colormap}, {fill}, scale: {scale}",

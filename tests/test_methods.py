@@ -160,7 +160,7 @@ def test_in_place_rewriting_is_told():
 
     for net, told in ((InPlace(), True), (InPlace(inplace=False), False)):
         with watch(net, ["features"]) as look_at:
-            assert ("features" in look_at(images(), find(1)).rewritten) is told
+            assert look_at(images(), find(1)).kept["features"].rewritten is told
 
 
 def test_cam_refuses_heads_its_formula_does_not_fit():

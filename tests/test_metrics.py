@@ -5,14 +5,14 @@ import torch
 from torch import nan
 
 from lightning_cam import metrics
-from lightning_cam.capture import Look, Seen
+from lightning_cam.seen import Look, Seen
 from lightning_cam.region import to_mask
 from lightning_cam.target import Aim
 
 
 def seen(**regions):
     blank = torch.zeros(1, 1)
-    return Seen(Look(blank, blank, Aim(blank, None, True), {}, [], frozenset(), regions), "layer")
+    return Seen(Look(blank, blank, Aim(blank, None, True), {}, [], regions, blank.add, blank.add), "layer")
 
 
 def box(x0, y0, x1, y1, h=8, w=8):

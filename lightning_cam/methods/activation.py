@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_cam.capture import Seen
 from lightning_cam.family import METHODS
+from lightning_cam.seen import Seen
 
 
 @METHODS.register

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_cam.capture import Seen
 from lightning_cam.family import METHODS
+from lightning_cam.seen import Seen
 
 
 @METHODS.register

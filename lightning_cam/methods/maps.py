@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_cam.capture import Look
 from lightning_cam.family import Named
+from lightning_cam.seen import Look
 
 
 def maps(look: Look, layer: str, method: Named[Any]) -> Float[Tensor, "b t u v"]:

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_cam.capture import Seen
 from lightning_cam.family import METRICS, nearest
 from lightning_cam.heat import resize
+from lightning_cam.seen import Seen
 
 
 @METRICS.register

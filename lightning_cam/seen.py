@@ -1,0 +1,174 @@
+"""Seen: what one forward showed at one layer, for one number explained: all that a method needs.
+
+b batch, t targets, c channels, m map (u v for pictures), h w image, k class, n changed samples.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from lightning_cam import layers
+from lightning_cam.layers import Call
+from lightning_cam.layout import Layout
+from lightning_cam.target import Aim
+
+# fp16 gradients of a logit by a pooled map fall into the subnormal range; a power of two is exact to undo.
+_HALF_SCALE = 1024.0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A layer's output as the rest of the model consumed it, and how it is read as maps."""
+
+    output: Tensor
+    layout: Layout
+    version: int
+    calls: int  # how often the layer has run; the last call is the one kept
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether an in-place operation changed the output before it was consumed."""
+        return self.output._version != self.version
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One forward, watched at one or several layers, and the numbers explained."""
+
+    images: Shaped[Tensor, "b ..."]
+    output: Any
+    aim: Aim
+    kept: Mapping[str, Kept]
+    calls: list[Call]
+    regions: Mapping[str, Bool[Tensor, "b h w"]]
+    again: Callable[..., Tensor]  # (look, layer, sample, image, activation) -> scores [n t] of changed samples
+    at: Callable[..., "Look"]  # (look, images) -> the same look at other images
+    _gradients: dict[int, dict[str, Tensor | None]] = field(default_factory=dict)
+
+    def seen(self, layer: str, position: int = 0) -> "Seen":
+        """The look at one layer, for the target at one position."""
+        return Seen(self, layer, position)
+
+    def gradient(self, layer: str, position: int) -> Tensor | None:
+        """One backward for all layers, stopping at the earliest; taken once per target."""
+        if position not in self._gradients:
+            score = self.aim.score[:, position]
+            if not score.requires_grad:
+                raise ValueError(
+                    f"The score has no gradient with respect to {', '.join(self.kept)}: the target or the model's output "
+                    "is detached (a forward wholly under no_grad, .detach(), argmax). Use a method without gradients "
+                    "(activation_mean, cam), or an output that stays connected."
+                )
+            outputs = [kept.output for kept in self.kept.values()]
+            scale = _HALF_SCALE if any(output.dtype == torch.float16 for output in outputs) else 1.0
+            total = score.float().sum() * scale if scale != 1.0 else score.sum()
+            found = torch.autograd.grad(total, outputs, retain_graph=True, allow_unused=True)
+            self._gradients[position] = {
+                name: None if g is None else at_least_float(g) / scale for name, g in zip(self.kept, found, strict=True)
+            }
+        return self._gradients[position][layer]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What one forward showed at one layer, for one number explained: all that a method needs.
+
+    Values are float32 (float64 for a float64 model) on the model's device. Maps have as many dimensions as the image has
+    sides: [b c u v] for pictures, whatever the layer's own layout (channels last, tokens) is.
+    """
+
+    look: Look
+    layer: str
+    position: int = 0
+
+    @property
+    def image(self) -> Shaped[Tensor, "b ..."]:
+        """The input."""
+        return self.look.images
+
+    @property
+    def logits(self) -> Any:
+        """The model's output, [b k] for a classifier, detached."""
+        return self.look.output.detach() if isinstance(self.look.output, Tensor) else self.look.output
+
+    @property
+    def score(self) -> Float[Tensor, "b"]:
+        """The number explained."""
+        return self.look.aim.score[:, self.position].detach()
+
+    @property
+    def classes(self) -> Int[Tensor, "b"] | None:
+        """The class whose logit is explained, where it is one."""
+        return None if self.look.aim.classes is None else self.look.aim.classes[:, self.position]
+
+    @cached_property
+    def activation(self) -> Float[Tensor, "b c *m"]:
+        """The layer's output as the rest of the model consumed it."""
+        kept = self.look.kept[self.layer]
+        return at_least_float(kept.layout.to_map(kept.output.detach()))
+
+    @cached_property
+    def gradient(self) -> Float[Tensor, "b c *m"]:
+        """The score's gradient by the activation; the backward runs when this is first read.
+
+        Raises:
+            ValueError: if the score does not depend on the layer, or for no sample on any place of its map.
+        """
+        gradient = self.look.gradient(self.layer, self.position)
+        near = f"Layers with a map: {layers.candidates(self.look.calls, self.layer)}."
+        if gradient is None:
+            raise ValueError(
+                f"The layer {self.layer!r} does not feed the explained score, so its gradient does not exist. {near}"
+            )
+        layout = self.look.kept[self.layer].layout
+        maps = layout.to_map(gradient)
+        if layout.prefix and not maps.any() and gradient.any():
+            raise ValueError(
+                f"The gradient at {self.layer!r} is exactly zero on the whole map: the score reads only the class token, which "
+                "nothing behind this layer mixes with the others. Name a layer before the last attention, such as the last "
+                f"block's first norm. {near}"
+            )
+        return maps
+
+    @property
+    def regions(self) -> Mapping[str, Bool[Tensor, "b h w"]]:
+        """Where the object, or anything else worth naming, is in each image: masks by name; may be empty."""
+        return self.look.regions
+
+    @property
+    def head(self) -> Call | None:
+        """The classifier behind the layer, if it is one linear layer or 1x1 convolution and nothing else with weights."""
+        after = [call.name for call in self.look.calls]
+        start = len(after) - after[::-1].index(self.layer)
+        weighted = [call for call in self.look.calls[start:] if call.name and any(True for _ in call.module.parameters(False))]
+        classes = self.logits.shape[1] if isinstance(self.logits, Tensor) and self.logits.ndim == 2 else None
+        return layers.head_call(weighted, classes) if len(weighted) == 1 else None
+
+    def rescore(
+        self, sample: int, *, image: Shaped[Tensor, "n ..."] | None = None, activation: Float[Tensor, "n c *m"] | None = None
+    ) -> Float[Tensor, "n"]:
+        """The same number for changed inputs, or changed activations, of one sample: all that perturbation needs.
+
+        With an activation the layers before run once, for the one image, and those behind for all n. The class is the one
+        explained, also where the change would alter what is predicted.
+
+        Args:
+            sample: which sample of the batch is changed.
+            image: n changed images.
+            activation: n changed maps of the layer.
+        """
+        return at_least_float(self.look.again(self.look, self.layer, sample, image, activation)[:, self.position])
+
+    def with_image(self, images: Shaped[Tensor, "b ..."]) -> "Seen":
+        """The same look at other images of the same classes: all that smoothing and flipping need."""
+        return self.look.at(self.look, images).seen(self.layer, self.position)
+
+
+def at_least_float(tensor: Tensor) -> Tensor:
+    """Half precision as float32; other tensors as they are."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
