@@ -176,7 +176,7 @@ def head_call(calls: list[Call], classes: int | None) -> Call | None:
     if not weighted or not isinstance(last := weighted[-1].module, nn.Linear | nn.Conv2d):
         return None
     if isinstance(last, nn.Linear):
-        return weighted[-1] if classes in (None, last.out_features) else None
+        return weighted[-1] if classes in (None, last.out_features) and weighted[-1].layout is None else None
     return weighted[-1] if last.kernel_size == (1, 1) and last.out_channels == classes else None
 
 

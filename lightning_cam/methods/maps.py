@@ -1,4 +1,4 @@
-"""A method applied to a look, for every target. b batch, t targets, u v map."""
+"""A method applied to a look, for every target. b batch, t targets, m map (u v for pictures)."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from lightning_cam.family import Named
 from lightning_cam.seen import Look
 
 
-def maps(look: Look, layer: str, method: Named[Any]) -> Float[Tensor, "b t u v"]:
+def maps(look: Look, layer: str, method: Named[Any]) -> Float[Tensor, "b t *m"]:
     """A method's maps for every target of a look.
 
     Raises:
@@ -19,7 +19,7 @@ def maps(look: Look, layer: str, method: Named[Any]) -> Float[Tensor, "b t u v"]
     found = []
     for position in range(look.aim.score.shape[1]):
         heat = method.function(look.seen(layer, position))
-        if not isinstance(heat, Tensor) or heat.ndim != 3 or len(heat) != len(look.images):
+        if not isinstance(heat, Tensor) or heat.ndim < 2 or len(heat) != len(look.images):
             given = tuple(heat.shape) if isinstance(heat, Tensor) else type(heat).__name__
             raise ValueError(f"The method {method.label} gave {given}; expected maps [b u v] for {len(look.images)} samples.")
         found.append(heat.detach())
