@@ -1,5 +1,6 @@
 """The fixed batch out of a running Trainer: pinned by dataset index, through its own dataset, collate and transfer hooks."""
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,8 @@ def fetch(trainer: Any, module: Any, how: Batch) -> FixedBatch:
     """
     with same_randomness(seed=0), torch.inference_mode(False), torch.no_grad():
         if how.given:
-            batch = read(_transfer(trainer, module, how.samples), how)
+            given = copy.deepcopy(how.samples)  # hooks may write into it, and it is read anew for every run
+            batch = read(_transfer(trainer, module, given), how)
             return replace(batch, classes=_classes(how, trainer, module, None))
         loader, which, position = _loader(trainer, module, how.loader)
         data = getattr(loader, "dataset", None)
