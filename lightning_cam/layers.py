@@ -94,7 +94,7 @@ def find(model: nn.Module, layer: str | nn.Module) -> str:
 def choose(model: nn.Module, images: Tensor, output: Output = None) -> str:
     """The layer watched when none is named: found by tracing one forward of one image."""
     with calls_of(model) as calls, torch.no_grad():
-        logits = pick(model(images[:1]), output)
+        logits = pick(model(images[:1].clone()), output)
     return default(calls, logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None)
 
 
