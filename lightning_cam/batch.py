@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_cam.dataset import numbers
 from lightning_cam.region import to_mask
 
-Key = str | int | Callable[[Any], Any] | None
+Key = int | str | Callable[[Any], Any] | None
 
 _IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "input", "inputs", "data")
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "classes")

@@ -60,12 +60,16 @@ class CAMCallback(Callback):
         layer: str | list[str] | None = None,
         method: str | dict[str, Any] | list[Spec] | Spec = "grad_cam",
         *,
-        target: str | int | dict[str, Any] | list[str | int | dict[str, Any]] | Any = "label",
+        target: int
+        | str
+        | dict[str, Any]
+        | list[int | str | dict[str, Any]]
+        | Any = "label",  # "2" on a command line is a class
         batch: int | list[int] | Batch | Any = 16,
         metrics: Sequence[str | dict[str, Any] | Any] = ("energy_inside",),
         style: Style = Style(),  # noqa: B008 - frozen
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
-        output: str | int | Any | None = None,
+        output: int | str | Any | None = None,
         tag: str = "cam",
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:

@@ -1,5 +1,6 @@
 """The fixed batch out of a running Trainer: pinned by dataset index, through its own dataset, collate and transfer hooks."""
 
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from torch.utils.data import IterableDataset, default_collate
 
 from lightning_cam import dataset as datasets
 from lightning_cam.batch import Batch, FixedBatch, is_indices, read
-from lightning_cam.undisturbed import same_randomness
+from lightning_cam.undisturbed import same_generators, same_randomness
 
 _SCAN = 2000  # samples loaded at most to find n per class in a dataset that keeps no labels
 
@@ -27,7 +28,8 @@ def fetch(trainer: Any, module: Any, how: Batch) -> FixedBatch:
     """
     with same_randomness(seed=0), torch.inference_mode(False), torch.no_grad():
         if how.given:
-            batch = read(_transfer(trainer, module, how.samples), how)
+            given = copy.deepcopy(how.samples)  # hooks may write into it, and it is read anew for every run
+            batch = read(_transfer(trainer, module, given), how)
             return replace(batch, classes=_classes(how, trainer, module, None))
         loader, which, position = _loader(trainer, module, how.loader)
         data = getattr(loader, "dataset", None)
@@ -37,12 +39,15 @@ def fetch(trainer: Any, module: Any, how: Batch) -> FixedBatch:
             and hasattr(data, "__len__")
             and not isinstance(data, IterableDataset)
         ):
-            indices = _indices(data, how, loader)
-            raw = _collate(loader)([data[i] for i in indices])
+            with same_generators(data):
+                indices = _indices(data, how, loader)
+                raw = _collate(loader)([data[i] for i in indices])
             names = tuple(datasets.name_of(data, i) for i in indices)
             origin = f"{which}, indices {', '.join(map(str, indices))}"
         else:
-            raw, names, origin = _head(loader, data, how), (), f"the first samples of {which} (it has no index)"
+            with same_generators(data):
+                raw = _head(loader, data, how)
+            names, origin = (), f"the first samples of {which} (it has no index)"
             warnings.warn(
                 f"CAMCallback: {which} has no samples by index, so its first samples, read once, are watched.",
                 stacklevel=2,

@@ -82,6 +82,33 @@ def same_randomness(seed: int | None = None) -> Iterator[None]:
             torch.mps.set_rng_state(mps)
 
 
+@contextmanager
+def same_generators(holder: Any) -> Iterator[None]:
+    """Restore the generators that a dataset or its transforms keep for themselves."""
+    with ExitStack() as undo:
+        for generator in _generators(holder, set()):
+            if isinstance(generator, random.Random):
+                undo.callback(generator.setstate, generator.getstate())
+            elif isinstance(generator, np.random.Generator):
+                undo.callback(setattr, generator.bit_generator, "state", generator.bit_generator.state)
+            else:
+                undo.callback(generator.set_state, generator.get_state())
+        yield
+
+
+def _generators(value: Any, seen: set[int], depth: int = 6) -> Iterator[Any]:
+    """Generators in an object's attributes, in theirs, and in short lists such as those of transforms."""
+    if id(value) in seen or depth == 0 or isinstance(value, type | Tensor):
+        return
+    seen.add(id(value))
+    if isinstance(value, random.Random | torch.Generator | np.random.Generator | np.random.RandomState):
+        yield value
+        return
+    inner = value if isinstance(value, list | tuple) else list(getattr(value, "__dict__", {}).values())
+    for one in inner if len(inner) <= 100 else ():
+        yield from _generators(one, seen, depth - 1)
+
+
 def _expanded(tensor: Tensor) -> bool:
     """Whether several elements share one place in memory, so that torch writes to none of them."""
     return any(stride == 0 and size > 1 for stride, size in zip(tensor.stride(), tensor.shape, strict=True))

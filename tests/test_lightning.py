@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+from pathlib import Path
 
 import lightning.pytorch as L
 import pytest
@@ -289,7 +290,7 @@ def test_without_a_logger_files_are_written_below_the_run(tmp_path):
 def test_a_csv_logger_has_its_pictures_beside_its_numbers(tmp_path):
     logger = CSVLogger(tmp_path)
     boxed_fit(tmp_path, cam("trunk", "activation_mean", batch=BOXES), logger=logger)
-    with open(f"{logger.log_dir}/metrics.csv") as file:
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["cam/energy_inside"]]
     assert [row["step"] for row in rows] == ["0", "5", "11"]
     assert len(list(tmp_path.rglob("activation_mean/step_*.jpg"))) == 3

@@ -1,0 +1,222 @@
+"""The command line: what it prints and writes, and one clear line for every mistake."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_cam import cli, explain, figure, render
+from lightning_cam.photo import Preparation, opened
+from lightning_cam.render.style import Style
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder to stand in, with a module of models, a photograph and class names."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    shutil.copy(Path(__file__).with_name("own_nets.py"), tmp_path / "my_nets.py")
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
+    Image.fromarray(noise).resize((160, 120), Image.Resampling.BICUBIC).save(tmp_path / "cat.png")
+    (tmp_path / "names.json").write_text(json.dumps(["cat", "dog", "Dog"]))
+    yield tmp_path
+    sys.modules.pop("my_nets", None)
+
+
+@pytest.fixture
+def run(here, capfd):
+    def run(*words):
+        code = cli.main(list(words))
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return run
+
+
+USUAL = ("--image", "cat.png", "--model", "my_nets.Net", "--size", "64")
+
+
+def seen(target="predicted", method="grad_cam"):
+    images = Preparation(73, 64).tensor(opened("cat.png"))
+    return explain(sys.modules["my_nets"].Net(), images, target=target, method=method)
+
+
+def test_classes_are_ranked_by_probability(run):
+    code, out, err = run("explain", *USUAL, "--labels", "names.json", "--top-k", "2")
+    logits = seen().logits[0]
+    best = logits.softmax(0).topk(2)
+    expected = [f"{p:.3f} -> {('cat', 'dog', 'Dog')[i]}" for p, i in zip(best.values, best.indices, strict=True)]
+    assert code == 0
+    assert out.splitlines()[:2] == expected
+    assert out.splitlines()[2:] == ["cat_grad_cam_heat.jpg", "cat_grad_cam.jpg", "cat_grad_cam_figure.jpg"]
+    assert err == "no --weights: my_nets.Net as it builds itself, with random weights unless it loads some\n"
+
+
+def test_more_classes_asked_than_there_are_and_no_names(run):
+    _, out, _ = run("explain", *USUAL, "--top-k", "9")
+    assert sorted(line[-7:] for line in out.splitlines()[:3]) == ["class 0", "class 1", "class 2"]
+
+
+def test_names_that_are_not_as_many_as_classes_are_told(run, here):
+    (here / "two.json").write_text('["cat", "dog"]')
+    code, out, err = run("explain", *USUAL, "--labels", "two.json")
+    assert code == 0 and "-> class 2" in out
+    assert err.splitlines()[-1] == "two.json names 2 classes and the model has 3"
+
+
+def test_the_three_pictures_are_the_map_the_overlay_and_both(run, here):
+    code, out, _ = run(
+        "explain", *USUAL, "--png", "--out", "a/b", "--method", "cam", "--target", "dog", "--labels", "names.json"
+    )
+    assert code == 2  # two classes are called dog
+    code, out, _ = run("explain", *USUAL, "--png", "--out", "a/b", "--method", "cam", "--target", "1", "--colormap", "jet")
+    assert out.splitlines()[-3:] == [f"a/b/cat_cam{suffix}.png" for suffix in ("_heat", "", "_figure")]
+    heat, overlay, both = (cv2.imread(path)[..., ::-1] for path in out.splitlines()[-3:])
+    style, look = Style(colormap="jet"), seen(1, "cam")
+    unit, side = look.unit(style), figure.SIDE
+    assert np.array_equal(heat, render.to_host(figure.heat(unit, style)))
+    view = Preparation(73, 64).view(opened("cat.png"), side)
+    blended = render.to_host(render.blend(view, render.shown(unit, (side, side)), style)[0])
+    changed = (overlay != blended).any(-1)
+    assert changed.any() and not changed[: side * 7 // 8].any() and not changed[:, side // 2 :].any()  # the words alone
+    top = both.shape[0] - side - np.flatnonzero(both[::-1, 20:500].min((1, 2)) < 255)[0]
+    assert (both.shape[1], top > 0) == (2 * side + 36, True)
+    for left, panel in ((12, heat), (24 + side, blended)):
+        found = [np.array_equal(both[y : y + side, left : left + side], panel) for y in range(both.shape[0] - side)]
+        assert sum(found) == 1
+
+
+def test_a_class_is_meant_by_index_or_name(run):
+    pictures = []
+    for target in ("0", "cat", "CAT"):
+        assert run("explain", *USUAL, "--labels", "names.json", "--target", target, "--png")[0] == 0
+        pictures.append(cv2.imread("cat_grad_cam.png"))
+    assert np.array_equal(pictures[0], pictures[1]) and np.array_equal(pictures[0], pictures[2])
+
+
+def test_options_of_a_method_name_the_files(run):
+    code, out, _ = run("explain", *USUAL, "--method", "activation_mean", "--option", "channels=[2,4]", "--layer", "net.1")
+    assert code == 0 and out.splitlines()[-2] == "cat_activation_mean_2_4.jpg"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--model", "my_nets:Net"),
+        ("--model", "my_nets.ready"),
+        ("--model", "my_nets.single"),
+        ("--model", "my_nets.dark"),
+        ("--model", "my_nets.Wrapped", "--output", "scores"),
+        ("--model", "my_nets.grey", "--mean", "0.5", "--std", "0.5"),
+        ("--model", "my_nets.Net", "--mean", "0.5", "0.4", "0.3", "--std", "1", "1", "1", "--resize", "200"),
+        ("--model", "my_nets.Net", "--device", "cpu", "--layer", "net.0", "--method", "activation_mean"),
+    ],
+)
+def test_models_of_ones_own_are_explained(run, words):
+    code, out, err = run("explain", "--image", "cat.png", "--size", "64", *words)
+    assert code == 0, err
+    assert len([line for line in out.splitlines() if line.endswith(".jpg")]) == 3
+
+
+MISTAKES = {
+    "no image": (("--image", "dog.png"), "No image file dog.png."),
+    "no picture": (("--image", "names.json"), "names.json is not a picture that can be read"),
+    "a folder": (("--image", "."), "No image file ."),
+    "no such model": (("--model", "torchvision:squeezenet11"), "Did you mean 'squeezenet1_1'"),
+    "no prefix": (("--model", "squeezenet1_1"), "Did you mean 'torchvision:squeezenet1_1'"),
+    "no module": (("--model", "nowhere.Net"), "cannot be imported: ModuleNotFoundError: No module named 'nowhere'."),
+    "no class": (("--model", "my_nets.Nett"), "The module my_nets has no 'Nett'. Did you mean 'Net'"),
+    "no class near": (("--model", "my_nets.Xyzzyx"), "Its models: Net, Wrapped, Broken, Needy."),
+    "needs arguments": (("--model", "my_nets.Needy"), "cannot be built without arguments: TypeError"),
+    "not callable": (("--model", "my_nets.number"), "cannot be built without arguments"),
+    "no model": (("--model", "my_nets.torch.manual_seed"), "cannot be imported"),
+    "no weights file": (("--weights", "w.pt"), "No weights file w.pt."),
+    "no weights": (("--model", "torchvision:squeezenet1_1", "--weights", "IMAGENET1K_V2"), "Did you mean 'IMAGENET1K_V1'"),
+    "no layer": (("--layer", "net.9"), "Net has no layer 'net.9'. Did you mean"),
+    "no map": (("--layer", "net.4"), "expected a map [b c u v]"),
+    "no classes": (("--model", "my_nets.headless"), "one number a sample"),
+    "no method": (("--method", "gradcam"), "No method 'gradcam'. Did you mean 'grad_cam'"),
+    "no option": (("--option", "chanels=1", "--method", "activation_mean"), "has no option 'chanels'. Did you mean 'channels'"),
+    "a wrong option": (("--option", "channels=[2,2]", "--method", "activation_mean"), "selects none"),
+    "no target": (("--target", "horse", "--labels", "names.json"), "No class 'horse'. Known are 3 names"),
+    "no names": (("--target", "horse"), "there are no class names: give --labels"),
+    "an ambiguous target": (("--target", "dog", "--labels", "names.json"), "give --target 1 or 2."),
+    "a target too large": (("--target", "3"), "Class 3 is out of range"),
+    "no labels": (("--labels", "nom.json"), "No labels file nom.json."),
+    "no JSON": (("--labels", "my_nets.py"), "my_nets.py holds no class names, expected JSON"),
+    "no colour map": (("--colormap", "infern"), "Did you mean 'inferno'"),
+    "no font": (("--font", "a.ttf"), "no such file"),
+    "no key": (
+        ("--output", "score", "--model", "my_nets.Wrapped"),
+        "The model's output has no 'score'; it is a dict of scores",
+    ),
+    "no logits": (("--model", "my_nets.Wrapped"), "Name the logits"),
+    "a crop too large": (("--resize", "50"), "--resize 50 --size 64"),
+    "a mean too short": (("--mean", "0.5", "0.5"), "expected three values each"),
+    "a forward that fails": (("--model", "my_nets.Broken"), "on an image 3x64x64. RuntimeError: two sizes differ"),
+    "grey weights": (("--model", "my_nets.grey"), "The model could not be run on an image 3x64x64."),
+    "no folder": (("--out", "cat.png"), "cat.png"),
+}
+
+
+@pytest.mark.parametrize(("words", "told"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_gives_one_line_and_code_2(run, unchecked, words, told):
+    code, _, err = run("explain", *USUAL, *words)
+    line = err.splitlines()[-1]
+    assert code == 2
+    assert line.startswith("lightning-cam: error: ") and told in line
+    assert "Traceback" not in err and len(err.splitlines()) <= 2  # the other tells where the weights are from
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("explain",),
+        (),
+        ("explain", *USUAL, "--top-k", "0"),
+        ("explain", *USUAL, "--option", "x"),
+        ("explain", *USUAL, "--device", "q"),
+    ],
+)
+def test_a_line_that_cannot_be_read_ends_with_code_2(run, capfd, words):
+    with pytest.raises(SystemExit) as end:
+        run(*words)
+    assert end.value.code == 2
+    assert capfd.readouterr().err.splitlines()[-1].startswith("lightning-cam")
+
+
+def test_methods_are_listed_with_their_first_line(run):
+    code, out, _ = run("methods")
+    assert code == 0
+    assert "grad_cam         Grad-CAM: channels weighted by the spatial mean of their gradient." in out.splitlines()
+
+
+def test_layers_are_listed_with_shapes_and_the_default(run):
+    code, out, _ = run("layers", "--model", "my_nets.grey", "--size", "33")
+    assert (code, out.splitlines()) == (0, ["0  8 x 16 x 16", "1  8 x 16 x 16  (default)"])
+    code, out, _ = run("layers", "--model", "torchvision:squeezenet1_1", "--size", "64")
+    assert [line.split()[0] for line in out.splitlines() if "(default)" in line] == ["features"]
+
+
+def test_help_tells_what_it_does(capsys):
+    for words, told in (
+        (("--help",), "methods"),
+        (("explain", "--help"), "-> African elephant"),
+        (("layers", "--help"), "--size"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            cli.main(list(words))
+        assert end.value.code == 0 and told in capsys.readouterr().out
+
+
+def test_the_command_runs_in_a_process_of_its_own(here):
+    command = [sys.executable, "-c", "import sys; from lightning_cam.cli import main; sys.exit(main())", "explain", *USUAL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (here / "cat_grad_cam_figure.jpg").is_file()

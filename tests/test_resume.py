@@ -1,0 +1,128 @@
+"""A resumed run keeps its baseline and its filmstrip."""
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from nets import STRICT, Net, cam, fit, loader
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_cam import Schedule
+
+pytestmark = [
+    *STRICT,
+    pytest.mark.filterwarnings("ignore:.*resuming from a checkpoint"),
+    pytest.mark.filterwarnings("ignore:.*Be aware that when using .ckpt_path., callbacks used to create the checkpoint"),
+    pytest.mark.filterwarnings("ignore:.*The dirpath has changed"),
+]
+
+WHERE = "relu/grad_cam"
+
+
+def run(folder, callback, epochs, *, ckpt=None, logger=False, **options):
+    """Train with dropout, checkpoints kept at every epoch; returns callback and Trainer."""
+    import lightning.pytorch as L
+    from nets import trainer
+
+    L.seed_everything(3, verbose=False)
+    keep = ModelCheckpoint(folder, "{epoch}", save_top_k=-1)
+    one = trainer(folder, [callback, keep], max_epochs=epochs, enable_checkpointing=True, logger=logger, **options)
+    if ckpt is None:
+        one.fit(Net(), loader(24, size=4), loader(shuffle=True, augment=True))
+    else:
+        one.fit(Net(), loader(24, size=4), loader(shuffle=True, augment=True), ckpt_path=ckpt)
+    return one
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Four epochs without a break, and the same with a break after two."""
+    folder = tmp_path_factory.mktemp("whole")
+    straight, resumed = cam(), cam()
+    run(folder / "straight", straight, 4)
+    run(folder / "broken", cam(), 2)
+    logger = TensorBoardLogger(folder / "events")
+    run(folder / "resumed", resumed, 4, ckpt=folder / "broken" / "epoch=1.ckpt", logger=logger)
+    return folder, straight, resumed, logger
+
+
+def test_a_checkpoint_with_the_callbacks_state_loads_with_weights_only(whole):
+    folder, *_ = whole
+    state = torch.load(folder / "broken" / "epoch=1.ckpt", weights_only=True)["callbacks"]
+    ours = [v for k, v in state.items() if k.startswith("CAMCallback")]
+    assert len(ours) == 1 and ours[0][WHERE]["titles"] == ["start", "1", "2"]
+
+
+def test_a_resumed_run_shows_the_columns_of_an_uninterrupted_one(whole):
+    _, straight, resumed, _ = whole
+    one, other = straight._histories[WHERE], resumed._histories[WHERE]
+    assert one.titles == other.titles == ["start", "1", "2", "3", "4"]
+    assert one.places == other.places and (one.lowest, one.highest) == (other.lowest, other.highest)
+    assert all(torch.equal(a, b) for a, b in zip(one.heats, other.heats, strict=True))
+
+
+def test_the_pictures_of_a_resumed_run_are_those_of_an_uninterrupted_one(whole):
+    folder, _, _, logger = whole
+    events = EventAccumulator(logger.log_dir, {"images": 0}).Reload()
+    straight = folder / "straight" / "cam" / "relu"
+    last = events.Images("cam/relu/grad_cam/filmstrip")[-1].encoded_image_string
+    assert last == (straight / "grad_cam" / "filmstrip.jpg").read_bytes()
+    sheets = events.Images("cam/relu/grad_cam")
+    assert [e.step for e in sheets] == [17, 23]  # no second baseline
+    for sheet in sheets:
+        assert sheet.encoded_image_string == (straight / "grad_cam" / f"step_{sheet.step:06d}.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("weights_only", [True, False, None])
+def test_it_resumes_whatever_weights_only_says(whole, weights_only, tmp_path):
+    import lightning.pytorch as L
+    from nets import trainer
+
+    folder, *_ = whole
+    L.seed_everything(3, verbose=False)
+    callback = cam()
+    one = trainer(tmp_path, [callback], max_epochs=3)
+    path = folder / "broken" / "epoch=1.ckpt"
+    one.fit(Net(), loader(24, size=4), loader(), ckpt_path=path, weights_only=weights_only)
+    assert callback._histories[WHERE].titles == ["start", "1", "2", "3"]
+
+
+def test_a_checkpoint_without_the_callbacks_state_resumes_with_a_column_of_its_own(whole, tmp_path):
+    fit(tmp_path, ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1), max_epochs=2, enable_checkpointing=True)
+    callback = cam()
+    run(tmp_path / "b", callback, 3, ckpt=tmp_path / "epoch=1.ckpt")
+    assert callback._histories[WHERE].titles == ["at 2", "3"]
+
+
+def test_a_checkpoint_of_the_middle_of_an_epoch_resumes(tmp_path):
+    keep = ModelCheckpoint(tmp_path, "{epoch}-{step}", save_top_k=-1)
+    fit(tmp_path, [cam(), keep], max_epochs=1, val_check_interval=0.5, enable_checkpointing=True)
+    first = min(tmp_path.glob("*.ckpt"), key=lambda path: int(path.stem.rpartition("=")[2]))
+    callback = cam()
+    run(tmp_path / "b", callback, 1, ckpt=first, val_check_interval=0.5)
+    assert callback._histories[WHERE].titles == ["start", "0.5", "1"]
+
+
+def test_a_run_without_the_callback_goes_on_from_a_checkpoint_with_it(whole, tmp_path):
+    from nets import trainer
+
+    folder, *_ = whole
+    with pytest.warns(UserWarning, match="CAMCallback"):  # Lightning's own, that the callback is missing
+        one = trainer(tmp_path, [], max_epochs=3)
+        one.fit(Net(), loader(24, size=4), loader(), ckpt_path=folder / "broken" / "epoch=1.ckpt")
+    assert one.global_step == 18
+
+
+def test_weights_in_checkpoints_are_the_same_with_and_without_the_callback(tmp_path):
+    for name, callbacks in (("with", [cam()]), ("without", [])):
+        keep = ModelCheckpoint(tmp_path / name, "{epoch}", save_top_k=-1)
+        fit(tmp_path / name, [*callbacks, keep], enable_checkpointing=True)
+    first, second = (torch.load(tmp_path / n / "epoch=1.ckpt", weights_only=True) for n in ("with", "without"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(v, second["state_dict"][k]) for k, v in first["state_dict"].items())
+    assert set(first["callbacks"]) - set(second["callbacks"]) == {cam().state_key}
+
+
+def test_the_state_is_named_by_layer_method_and_tag():
+    keys = {c.state_key for c in (cam(), cam("trunk"), cam(method="cam"), cam(tag="other"), cam(layer=None))}
+    assert len(keys) == 5 and cam().state_key == cam(schedule=Schedule(every_n_epochs=2)).state_key
