@@ -95,13 +95,13 @@ class _Run:
             if aimed.score.requires_grad:
                 break
 
-        def again(look: Look, layer: str, sample: int, image: Tensor | None, activation: Tensor | None) -> Tensor:
-            with torch.no_grad(), context():
-                scores = pick(self._changed(look, layer, sample, image, activation), output)
+        def again(look: Look, layer: str, samples: slice, image: Tensor | None, activation: Tensor | None) -> Tensor:
+            with context():
+                scores = pick(self._changed(look, layer, samples, image, activation), output)
             if look.aim.classes is not None:
-                chosen: Tensor = scores.gather(1, look.aim.classes[sample].expand(len(scores), -1))
+                chosen: Tensor = scores.gather(1, look.aim.classes[samples].expand(len(scores), -1))
                 return chosen
-            labels = None if label is None else label[sample].expand(len(scores), *label.shape[1:])
+            labels = None if label is None else label[samples].expand(len(scores), *label.shape[1:])
             return aim(target, scores, labels).score
 
         def at(look: Look, other: Shaped[Tensor, "b ..."]) -> Look:
@@ -125,15 +125,16 @@ class _Run:
             return self.model(images.clone())  # a model may change its input
 
     def _changed(
-        self, look: Look, layer: str, sample: int, image: Tensor | None, activation: Float[Tensor, "n c *m"] | None
+        self, look: Look, layer: str, samples: slice, image: Tensor | None, activation: Float[Tensor, "n c *m"] | None
     ) -> Any:
         kept = look.kept[layer]
-        original = look.images[sample : sample + 1] if image is None else image
+        original = look.images[samples] if image is None else image
         try:
             if activation is None:
                 self.swap = ("", 0, lambda output: output)  # nothing is kept
                 return self._forward(original)
-            self.swap = (layer, kept.calls, lambda output: kept.layout.from_map(activation.to(output), output))
+            # a clone, since an in-place operation behind the layer would write into the caller's tensor
+            self.swap = (layer, kept.calls, lambda output: kept.layout.from_map(activation.to(output), output).clone())
             return self._forward(original)
         finally:
             self.swap = None

@@ -46,7 +46,7 @@ class Look:
     kept: Mapping[str, Kept]
     calls: list[Call]
     regions: Mapping[str, Bool[Tensor, "b h w"]]
-    again: Callable[..., Tensor]  # (look, layer, sample, image, activation) -> scores [n t] of changed samples
+    again: Callable[..., Tensor]  # (look, layer, samples, image, activation) -> scores [n t] of changed samples
     at: Callable[..., "Look"]  # (look, images) -> the same look at other images
     _gradients: dict[int, dict[str, Tensor | None]] = field(default_factory=dict)
 
@@ -64,13 +64,8 @@ class Look:
                     "is detached (a forward wholly under no_grad, .detach(), argmax). Use a method without gradients "
                     "(activation_mean, cam), or an output that stays connected."
                 )
-            outputs = [kept.output for kept in self.kept.values()]
-            scale = _HALF_SCALE if any(output.dtype == torch.float16 for output in outputs) else 1.0
-            total = score.float().sum() * scale if scale != 1.0 else score.sum()
-            found = torch.autograd.grad(total, outputs, retain_graph=True, allow_unused=True)
-            self._gradients[position] = {
-                name: None if g is None else at_least_float(g) / scale for name, g in zip(self.kept, found, strict=True)
-            }
+            found = derivative(score, [kept.output for kept in self.kept.values()])
+            self._gradients[position] = dict(zip(self.kept, found, strict=True))
         return self._gradients[position][layer]
 
 
@@ -162,11 +157,49 @@ class Seen:
             image: n changed images.
             activation: n changed maps of the layer.
         """
-        return at_least_float(self.look.again(self.look, self.layer, sample, image, activation)[:, self.position])
+        with torch.no_grad():
+            scores = self.look.again(self.look, self.layer, slice(sample, sample + 1), image, activation)
+        return at_least_float(scores[:, self.position])
+
+    def replay(
+        self, *, image: Shaped[Tensor, "b ..."] | None = None, activation: Float[Tensor, "b c *m"] | None = None
+    ) -> Float[Tensor, "b"]:
+        """The same numbers run anew and recorded: all that a gradient elsewhere than at the layer needs.
+
+        The forward is recorded from the image on, or from the activation put in at the layer. Nothing is kept of it but
+        what the caller's own hooks keep.
+        """
+        with torch.enable_grad():
+            scores = self.look.again(self.look, self.layer, slice(None), image, activation)
+        return at_least_float(scores[:, self.position])
+
+    def image_gradient(self, outputs: list[Tensor]) -> list[Tensor | None]:
+        """The score's gradient by the image, and by the outputs that hooks put into the list while the model is run anew.
+
+        Raises:
+            ValueError: if the score is cut off from the image.
+        """
+        image = self.image.detach().clone().requires_grad_()
+        score = self.replay(image=image)
+        found = derivative(score, [image, *outputs]) if score.requires_grad else [None]
+        if found[0] is None:
+            raise ValueError(
+                "The score has no gradient with respect to the image: part of the forward runs under no_grad or is detached. "
+                "Use a method that needs the gradient at a layer only, such as grad_cam."
+            )
+        return found
 
     def with_image(self, images: Shaped[Tensor, "b ..."]) -> "Seen":
         """The same look at other images of the same classes: all that smoothing and flipping need."""
         return self.look.at(self.look, images).seen(self.layer, self.position)
+
+
+def derivative(score: Float[Tensor, "b"], inputs: list[Tensor], create_graph: bool = False) -> list[Tensor | None]:
+    """Gradients of the scores' sum by each input, None where it has no part in it; single precision or better."""
+    scale = _HALF_SCALE if any(each.dtype == torch.float16 for each in inputs) else 1.0
+    total = score.float().sum() * scale if scale != 1.0 else score.sum()
+    found = torch.autograd.grad(total, inputs, retain_graph=True, create_graph=create_graph, allow_unused=True)
+    return [None if g is None else at_least_float(g) / scale for g in found]
 
 
 def at_least_float(tensor: Tensor) -> Tensor:
