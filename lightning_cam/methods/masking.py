@@ -1,0 +1,139 @@
+"""Methods that mask the image with each channel and weigh channels by the score that is left: the Score-CAM family.
+
+b batch, c channels, m map, s sides of the image, n masked images.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from lightning_cam.family import METHODS
+from lightning_cam.methods.perturbation import checked
+from lightning_cam.seen import Seen
+
+Change = Callable[[Float[Tensor, "n *s"]], Float[Tensor, "n *s"]]
+
+
+@METHODS.register
+def score_cam(seen: Seen, *, chunk: int = 64) -> Float[Tensor, "b *m"]:
+    """Score-CAM: channels weighted by the score that the image keeps when it is seen through them.
+
+    ``sum_k w_k A_k`` with ``w = softmax_k S(x * H_k)`` and ``H_k`` the channel, resized to the image and scaled to [0, 1];
+    in units of the activation, >= 0 where that is. The weights of an image sum to 1. The score is the one explained, by
+    default a logit; the paper's baseline is left out since a constant changes no softmax. A softmax over hundreds of
+    logits leaves few channels, over probabilities (a target can give them) nearly the activation mean. The authors' code
+    has no softmax over channels, and the probability as weight. Channels constant over the map have no mask: weight 0.
+
+    Cost: a forward a channel and sample. Source: Wang et al. 2020, eq. 5 to 8 and algorithm 1, arXiv 1910.01279.
+
+    Args:
+        seen: what one forward showed.
+        chunk: how many masked images are made and run at a time.
+
+    Raises:
+        ValueError: for a chunk below 1.
+    """
+    return _weighted(seen, [lambda mask: mask], chunk)
+
+
+@METHODS.register
+def ss_cam(seen: Seen, *, n: int = 10, sigma: float = 2.0, seed: int = 0, chunk: int = 64) -> Float[Tensor, "b *m"]:
+    """SS-CAM: Score-CAM with each channel's score averaged over noisy masks.
+
+    ``sum_k w_k A_k`` with ``w = softmax_k mean_i S(x * (H_k + noise_i))``, noise normal and independent at every pixel, drawn
+    after the mask is scaled to [0, 1], and not clipped. This is the paper's first form; its second adds the noise to the
+    image. Scores, weights, units and constant channels as in score_cam. The same seed draws the same noise at every look
+    and on every device, the same for every channel and sample; global random states stay as they are.
+
+    Cost: n forwards a channel and sample. Source: Wang et al. 2020, algorithm 1, arXiv 2006.14255.
+
+    Args:
+        seen: what one forward showed.
+        n: noisy masks a channel.
+        sigma: standard deviation of the noise, in units of the mask.
+        seed: which noise.
+        chunk: how many masked images are made and run at a time.
+
+    Raises:
+        ValueError: for a chunk, or n, below 1, or sigma below 0.
+    """
+    if sigma < 0:
+        raise ValueError(f"sigma={sigma!r}: expected a standard deviation, 0 or more.")
+    generator = torch.Generator().manual_seed(seed)
+    noises = [torch.randn(seen.image.shape[2:], generator=generator, dtype=torch.float64) for _ in range(n)]
+    return _weighted(seen, [_added(sigma * noise) for noise in noises], chunk)
+
+
+@METHODS.register
+def is_cam(seen: Seen, *, n: int = 10, chunk: int = 64) -> Float[Tensor, "b *m"]:
+    """IS-CAM: Score-CAM with each channel's score integrated while its mask fades in.
+
+    ``sum_k w_k A_k`` with ``w = softmax_k mean_i S(x * H_k i / n)``, i from 1 to n: the integral of the score along the
+    straight line from the black image to the masked one. Scores, weights, units and constant channels as in score_cam, which is
+    n = 1. Code that sums the factors as it goes shows the model masks of up to (n + 1) / 2.
+
+    Cost: n forwards a channel and sample. Source: Naidu et al. 2020, arXiv 2010.03023.
+
+    Args:
+        seen: what one forward showed.
+        n: steps of the integral.
+        chunk: how many masked images are made and run at a time.
+
+    Raises:
+        ValueError: for a chunk, or n, below 1.
+    """
+    return _weighted(seen, [_times((i + 1) / n) for i in range(n)], chunk)
+
+
+def _weighted(seen: Seen, changes: list[Change], chunk: int) -> Float[Tensor, "b *m"]:
+    """Channels weighted by the softmax of the score through their masks, averaged over changes of the masks."""
+    a = seen.activation
+    if not changes:
+        raise ValueError("n=0: expected how often each mask is changed, 1 or more.")
+    if a.ndim != seen.image.ndim:
+        raise ValueError(
+            f"Masks need maps with the image's sides; the image is {tuple(seen.image.shape)}, the map at {seen.layer!r} "
+            f"{tuple(a.shape)}. Use ablation_cam or recipro_cam, which change the activation."
+        )
+    scores = torch.full(a.shape[:2], -torch.inf, dtype=a.dtype, device=a.device)
+    for i in range(len(a)):
+        varying = _varying(a[i])
+        for which in varying.split(checked(chunk)) if len(varying) else ():
+            masks = _masks(a[i, which], seen.image.shape[2:])
+            each = [seen.rescore(i, image=_seen_through(change(masks), seen.image[i])) for change in changes]
+            scores[i, which] = torch.stack(each).mean(0).to(a.dtype)
+    constant = (scores == -torch.inf).all(1, keepdim=True)
+    w = scores.softmax(1).masked_fill(constant, 0)
+    return torch.einsum("bc,bc...->b...", w, a)
+
+
+def _varying(a: Float[Tensor, "c *m"]) -> Int[Tensor, "n"]:
+    """Channels whose values differ by more than rounding, which scaling to [0, 1] would blow up to a mask."""
+    flat = a.flatten(1)
+    span = flat.amax(1) - flat.amin(1)
+    return (span > 8 * torch.finfo(a.dtype).eps * flat.abs().amax(1)).nonzero()[:, 0]
+
+
+def _masks(a: Float[Tensor, "n *m"], size: tuple[int, ...]) -> Float[Tensor, "n *s"]:
+    """Channels resized to the image, then each scaled to [0, 1]."""
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
+    large = F.interpolate(a[:, None], tuple(size), mode=mode, align_corners=False)[:, 0]
+    flat = large.flatten(1)
+    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    span = high - low
+    return ((flat - low) / span.where(span > 0, 1)).reshape(large.shape)
+
+
+def _seen_through(masks: Float[Tensor, "n *s"], image: Shaped[Tensor, "z *s"]) -> Shaped[Tensor, "n z *s"]:
+    return (masks[:, None] * image).to(image.dtype)
+
+
+def _added(noise: Float[Tensor, "*s"]) -> Change:
+    return lambda masks: masks + noise.to(masks)
+
+
+def _times(factor: float) -> Change:
+    return lambda masks: masks * factor

@@ -1,0 +1,105 @@
+"""Methods that change the activation and run only what follows the layer. b batch, c channels, m map, n changed samples.
+
+They need no gradient, so they explain also a model whose score has none.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_cam.family import METHODS
+from lightning_cam.seen import Seen
+
+
+@METHODS.register
+def ablation_cam(seen: Seen, *, chunk: int = 64) -> Float[Tensor, "b *m"]:
+    """Ablation-CAM: channels weighted by the share of the score that is lost without them.
+
+    ``sum_k w_k A_k`` with ``w_k = (S - S_{A_k = 0}) / |S|``, signed, in units of the activation. The paper divides by S, which
+    turns the map over where S is negative; here a channel without which the score falls always counts positive. Where S
+    is 0 nothing is divided. After global average pooling and one linear layer ``w_k = w_ck mean(A_k) / |S|``. Prefix tokens
+    stay as they are.
+
+    Cost: the trunk once a chunk on one image, the tail once a channel. Source: Desai & Ramaswamy 2020 (WACV), eq. 4 and 5.
+
+    Args:
+        seen: what one forward showed.
+        chunk: how many changed activations are run at a time.
+
+    Raises:
+        ValueError: for a chunk below 1.
+    """
+    a, score = seen.activation, seen.score.to(seen.activation.dtype)
+    without = torch.stack([_rescored(seen, i, a.shape[1], partial(_ablated, a[i]), chunk) for i in range(len(a))])
+    size = score.abs()
+    w = (score[:, None] - without) / size.where(size > 0, 1)[:, None]
+    return torch.einsum("bc,bc...->b...", w, a)
+
+
+@METHODS.register
+def recipro_cam(seen: Seen, *, gaussian: bool = False, chunk: int = 64) -> Float[Tensor, "b *m"]:
+    """Recipro-CAM: at each place, the score of that place's activation alone, all other places set to zero.
+
+    ``S(A kept at uv only) - S(0)``, signed, in units of the score. The paper scales each map to [0, 1], which takes any
+    constant away; here it is the score of the empty map, so that zero means no evidence. After global average pooling and
+    one linear layer it is ``cam / (u v)``. Prefix tokens stay as they are.
+
+    Cost: the trunk once a chunk on one image, the tail once a place and once more. Source: Byun & Lee 2022, section 3,
+    arXiv 2209.14074; they take the class's probability as the score, which a target can do here.
+
+    Args:
+        seen: what one forward showed.
+        gaussian: spread the place's activation over its neighbours with the paper's kernel, 1/4 1/2 1/4 along each side.
+        chunk: how many changed activations are run at a time.
+
+    Raises:
+        ValueError: for a chunk below 1.
+    """
+    a = seen.activation
+    places = a[0, 0].numel()
+    alone = torch.stack([_rescored(seen, i, places, partial(_alone, a[i], gaussian=gaussian), chunk) for i in range(len(a))])
+    empty = torch.cat([seen.rescore(i, activation=torch.zeros_like(a[i : i + 1])) for i in range(len(a))])
+    heat: Tensor = (alone - empty[:, None]).unflatten(1, a.shape[2:])
+    return heat
+
+
+def _ablated(a: Float[Tensor, "c *m"], which: Int[Tensor, "n"]) -> Float[Tensor, "n c *m"]:
+    """The activation, each time with another channel set to zero."""
+    changed = a.repeat(len(which), *[1] * a.ndim)
+    changed[torch.arange(len(which), device=a.device), which] = 0
+    return changed
+
+
+def _alone(a: Float[Tensor, "c *m"], which: Int[Tensor, "n"], gaussian: bool) -> Float[Tensor, "n c *m"]:
+    """The activation of one place, each time another, at that place or spread around it."""
+    sides = a.shape[1:]
+    values = a.flatten(1)[:, which].T
+    share = values.new_ones((len(which), 1))
+    for side, place in zip(sides, torch.unravel_index(which, sides), strict=True):
+        away = (torch.arange(side, device=a.device) - place[:, None]).abs()
+        along = (1 - away / 2).clamp(min=0) / 2 if gaussian else away == 0
+        share = (share[:, :, None] * along.to(share)[:, None]).flatten(1)
+    changed: Tensor = (values[:, :, None] * share[:, None]).unflatten(2, sides)
+    return changed
+
+
+def _rescored(
+    seen: Seen, sample: int, count: int, change: Callable[[Tensor], Float[Tensor, "n c *m"]], chunk: int
+) -> Float[Tensor, "n"]:
+    """The score of every change of one sample's activation."""
+    every = torch.arange(count, device=seen.activation.device)
+    return torch.cat([seen.rescore(sample, activation=change(which)) for which in every.split(checked(chunk))])
+
+
+def checked(chunk: int) -> int:
+    """A chunk of at least one.
+
+    Raises:
+        ValueError: for less.
+    """
+    if chunk < 1:
+        raise ValueError(f"chunk={chunk!r}: expected how many changed samples are run at a time, 1 or more.")
+    return chunk
