@@ -4,6 +4,12 @@ from lightning_cam.family import METHODS
 from lightning_cam.methods.activation import activation_mean as activation_mean
 from lightning_cam.methods.activation import cam as cam
 from lightning_cam.methods.gradient import grad_cam as grad_cam
+from lightning_cam.methods.masking import is_cam as is_cam
+from lightning_cam.methods.masking import score_cam as score_cam
+from lightning_cam.methods.masking import ss_cam as ss_cam
+from lightning_cam.methods.perturbation import ablation_cam as ablation_cam
+from lightning_cam.methods.perturbation import recipro_cam as recipro_cam
+from lightning_cam.methods.random import random_cam as random_cam
 
 find = METHODS.find
 names = METHODS.names
