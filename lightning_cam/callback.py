@@ -24,6 +24,7 @@ from lightning_cam.render.style import Style
 from lightning_cam.schedule import Moment, Schedule
 from lightning_cam.seen import Look
 from lightning_cam.sinks.publish import publish
+from lightning_cam.targets import state
 from lightning_cam.trees import Callback, refuse_sharded
 from lightning_cam.undisturbed import undisturbed
 
@@ -95,7 +96,7 @@ class CAMCallback(Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Begin anew with a new run; a resumed one gets its maps back afterwards."""
         if trainer.global_step == 0:
-            self._histories, self._looked = {}, False
+            self._histories, self._looked, self._target = {}, False, state.anew(self._target)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Take the baseline, unless the run resumes one that has it."""
@@ -126,7 +127,8 @@ class CAMCallback(Callback):
             batch = self._fixed_batch(trainer, module)
             names = self._layer_names(module, batch, context)
             with watch(module, names) as look_at:
-                look = look_at(batch.images, self._target, batch.labels, batch.regions, output=self.output, context=context)
+                target = self._target if moment.fitting else state.anew(self._target)
+                look = look_at(batch.images, target, batch.labels, batch.regions, output=self.output, context=context)
                 for layer in names:
                     for method in self.methods:
                         heat = maps(look, layer, method)
@@ -225,11 +227,12 @@ class CAMCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The maps of the run so far, so that a resumed run keeps its baseline and filmstrip."""
-        return {where: history.state() for where, history in self._histories.items()}
+        return {where: history.state() for where, history in self._histories.items()} | state.state(self._target)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the maps of the run that is resumed."""
-        self._histories = {where: History.of(state) for where, state in state_dict.items()}
+        self._histories = {where: History.of(kept) for where, kept in state_dict.items() if where != "target"}
+        state.load(self._target, state_dict)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of everything on the device."""

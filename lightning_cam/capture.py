@@ -6,6 +6,7 @@ b batch, t targets, c channels, m map, n changed samples.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -17,7 +18,7 @@ from lightning_cam import layers
 from lightning_cam.layers import Call
 from lightning_cam.output import Output, pick
 from lightning_cam.seen import Kept, Look
-from lightning_cam.target import Target, aim
+from lightning_cam.target import Held, Target, aim
 
 
 @contextmanager
@@ -91,24 +92,19 @@ class _Run:
                 if name not in self.kept:
                     raise ValueError(_no_map(name, self.unfit.get(name), self.calls))
             with torch.enable_grad():
-                aimed = aim(target, result, label)
+                aimed = aim(target, result, label, partial(layers.weight_of_head, self.calls, result))
             if aimed.score.requires_grad:
                 break
 
         def again(look: Look, layer: str, samples: slice, image: Tensor | None, activation: Tensor | None) -> Tensor:
             with context():
-                scores = pick(self._changed(look, layer, samples, image, activation), output)
-            if look.aim.classes is not None:
-                chosen: Tensor = scores.gather(1, look.aim.classes[samples].expand(len(scores), -1))
-                return chosen
-            labels = None if label is None else label[samples].expand(len(scores), *label.shape[1:])
-            return aim(target, scores, labels).score
+                changed = pick(self._changed(look, layer, samples, image, activation), output)
+            n = len(next(given for given in (activation, image, look.images[samples]) if given is not None))
+            assert look.aim.again is not None
+            return look.aim.again(changed, samples, n).score
 
         def at(look: Look, other: Shaped[Tensor, "b ..."]) -> Look:
-            def same(logits: Any, label: Tensor | None) -> Tensor:
-                return target(logits, label) if look.aim.classes is None else look.aim.classes
-
-            return self.look(other, same, label, regions, output, context)
+            return self.look(other, Held(look.aim), label, regions, output, context)
 
         kept = {name: self.kept[name] for name in self.names}
         return Look(images, result, aimed, kept, self.calls, regions, again, at)

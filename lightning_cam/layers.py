@@ -180,6 +180,12 @@ def head_call(calls: list[Call], classes: int | None) -> Call | None:
     return weighted[-1] if last.kernel_size == (1, 1) and last.out_channels == classes else None
 
 
+def weight_of_head(calls: list[Call], logits: Any) -> Tensor | None:
+    """The classifier's weights [k c], if it is one linear layer or 1x1 convolution to these logits."""
+    head = head_call(calls, logits.shape[1]) if isinstance(logits, Tensor) and logits.ndim == 2 else None
+    return head.module.weight.detach().flatten(1) if head and isinstance(head.module.weight, Tensor) else None
+
+
 def candidates(calls: list[Call], near: str = "", most: int = 6) -> str:
     """The modules that return a map, with shapes, as the end of an error message; those near a name first."""
     maps = {call.name: call.map_shape for call in calls if call.layout and call.name}

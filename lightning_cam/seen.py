@@ -98,8 +98,8 @@ class Seen:
 
     @property
     def classes(self) -> Int[Tensor, "b"] | None:
-        """The class whose logit is explained, where it is one."""
-        return None if self.look.aim.classes is None else self.look.aim.classes[:, self.position]
+        """The class whose logit is explained, where it is one; of a sample that has no such target, any."""
+        return None if self.look.aim.classes is None else self.look.aim.classes[:, self.position].clamp(min=0)
 
     @cached_property
     def activation(self) -> Float[Tensor, "b c *m"]:

@@ -1,70 +1,70 @@
-"""Which number is explained. b batch, k class, t targets.
+"""Which number is explained: what a target is, and how it is applied to a model's output. b batch, k class, t targets.
 
-A target is a function ``(logits [b k], label [b] or None) -> classes or scores``: integers of shape [b] or [b t] are
-class ids, whose logits are explained; floating values of shape [b] or [b t] are explained as they are.
+A target is a function ``(output, label [b ...] or None)`` that gives one of these, by sample or by sample and target:
+
+- integers [b] or [b t]: class ids, whose logits are explained; -1 says that the sample has no such target;
+- floating values [b] or [b t]: scores, explained as they are;
+- ``Pinned``: a score of choices that were made at this output (classes, a region, a reference), which changed samples keep.
+
+A target with a parameter ``weight`` is also given the classifier's weights [k c], or None where it is no one linear layer.
 """
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_cam.family import TARGETS
 
-Target = Callable[[Any, Tensor | None], Tensor]
+Target = Callable[..., Any]
+
+_FADES = (
+    "The map of a probability is scaled by p (1 - p), so it fades as the model gets better. Use 'log_probability', or the full "
+    "name 'softmax_probability' if that is what you want."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Pinned:
+    """A score with its choices made, so that a changed sample is scored by what the unchanged one chose.
+
+    Attributes:
+        score: ``(output, *choices) -> scores`` [b] or [b t]; for n changes of one sample its choices come n times.
+        choices: tensors of one row a sample.
+        classes: the classes told beside the score, of its shape.
+        absent: where a sample has no such target, of its shape.
+    """
+
+    score: Callable[..., Float[Tensor, "b *t"]]
+    choices: tuple[Shaped[Tensor, "b ..."], ...] = ()
+    classes: Int[Tensor, "b *t"] | None = None
+    absent: Bool[Tensor, "b *t"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Aim:
-    """The numbers explained: a score a sample and target, and its class where it is a class's logit."""
+    """The numbers explained: a score a sample and target, and its class where it is a class's logit.
+
+    Attributes:
+        score: the numbers; NaN where a sample has no such target.
+        classes: the classes, where all scores are logits of classes; -1 where a sample has no such target.
+        single: one target was asked for, so results carry no target axis.
+        named: the classes to tell beside the scores, also where these are no logits; -1 for none.
+        absent: where a sample has no such target; None where all have theirs.
+        again: ``(output, samples, n) -> Aim``: the same numbers of the same choices at another output of n samples: those of
+            a slice of the batch, or changes of the one that the slice holds.
+    """
 
     score: Float[Tensor, "b t"]
     classes: Int[Tensor, "b t"] | None
-    single: bool  # one target was asked for, so results carry no target axis
-
-
-@TARGETS.register
-def label(logits: Tensor, label: Tensor | None) -> Int[Tensor, "b"]:
-    """The labelled class: the same class at every look, so curves and pictures stay comparable."""
-    if label is None:
-        raise ValueError(
-            "The target 'label' needs labels and there are none: say where the batch holds them with Batch(label=...), "
-            "or choose target='predicted', or a class id."
-        )
-    if label.ndim == 2 and label.shape[1] == 1:
-        label = label[:, 0]
-    if label.ndim != 1 or label.is_floating_point():
-        raise ValueError(
-            f"The target 'label' needs one integer class a sample, shape [b]; got {tuple(label.shape)} of {label.dtype}. "
-            "For other labels pass a callable (logits, label) -> class ids or scores."
-        )
-    return label
-
-
-@TARGETS.register
-def predicted(logits: Tensor, label: Tensor | None) -> Int[Tensor, "b"]:
-    """The class of the largest logit; it may change from look to look."""
-    return logits.argmax(1)
-
-
-@TARGETS.register
-def top_k(logits: Tensor, label: Tensor | None, *, k: int = 5) -> Int[Tensor, "b t"]:
-    """The k classes of the largest logits, best first."""
-    return logits.topk(min(k, logits.shape[1]), dim=1).indices
-
-
-def fixed(classes: Tensor) -> Target:
-    """One class for all samples (a 0-d tensor), or one a sample (shape [b])."""
-
-    def fixed(logits: Tensor, label: Tensor | None) -> Int[Tensor, "b"]:
-        if classes.ndim and len(classes) != len(logits):
-            raise ValueError(f"{len(classes)} target classes were given for {len(logits)} samples; expected one a sample.")
-        return classes.to(logits.device).long().expand(len(logits))
-
-    return fixed
+    single: bool
+    named: Int[Tensor, "b t"] | None = None
+    absent: Bool[Tensor, "b t"] | None = None
+    again: Callable[[Any, slice, int], "Aim"] | None = None
 
 
 def find(spec: Any) -> Target:
@@ -80,48 +80,154 @@ def find(spec: Any) -> Target:
     if isinstance(spec, Sequence) and not isinstance(spec, str):
         if not spec:
             raise ValueError("The list of targets is empty; expected names, class ids or callables.")
-        return _several([find(one) for one in spec])
-    return TARGETS.find(spec).function
+        return Several([find(one) for one in spec])
+    name = next(iter(spec)) if isinstance(spec, Mapping) and len(spec) == 1 else spec
+    if name in ("probability", "softmax", "prob"):
+        raise ValueError(f"The target {name!r} is refused. {_FADES}")
+    function: Target = TARGETS.find(spec).function
+    return function if _given(function) else function()  # a function that is given nothing makes a target
 
 
-def aim(target: Target, logits: Any, label: Tensor | None) -> Aim:
+def fixed(classes: Tensor) -> Target:
+    """One class for all samples (a 0-d tensor), or one a sample (shape [b])."""
+    if classes.numel() and int(classes.min()) < 0:
+        raise ValueError(f"Class {int(classes.min())} is out of range: classes count from 0.")
+
+    def fixed(logits: Tensor, label: Tensor | None) -> Int[Tensor, "b"]:
+        if classes.ndim and len(classes) != len(logits):
+            raise ValueError(f"{len(classes)} target classes were given for {len(logits)} samples; expected one a sample.")
+        return classes.to(logits.device).long().expand(len(logits))
+
+    return fixed
+
+
+class Several:
+    """Targets side by side."""
+
+    def __init__(self, targets: list[Target]) -> None:
+        self.targets = targets
+
+    def __call__(self, output: Any, label: Tensor | None, weight: Tensor | None = None) -> list[Any]:
+        """Every target's answer."""
+        return [ask(target, output, label, lambda: weight) for target in self.targets]
+
+
+class Held:
+    """What was aimed at before, with its choices: for other images of the same samples."""
+
+    def __init__(self, aim: Aim) -> None:
+        self.aim = aim
+
+    def __call__(self, output: Any, label: Tensor | None) -> Tensor:
+        """The same scores at another output."""
+        return aim(self, output, label).score
+
+
+def ask(target: Target, output: Any, label: Tensor | None, weight: Callable[[], Tensor | None]) -> Any:
+    """A target's answer; the classifier is looked for only where its weights are wanted."""
+    return target(output, label, weight=weight()) if "weight" in _given(target) else target(output, label)
+
+
+def _given(function: Target) -> list[str]:
+    """The names under which a function is given something: its parameters that are no options."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # builtins may tell no signature
+        return ["output", "label"]
+    return [p.name for p in parameters if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
+
+
+def aim(target: Target, output: Any, label: Tensor | None, weight: Callable[[], Tensor | None] = lambda: None) -> Aim:
     """Apply a target to a model's output and check what it gives.
 
     Raises:
         ValueError: for a class out of range, a wrong shape, or an output in which no class can be chosen.
     """
-    chosen = target(logits, label)
-    if not isinstance(chosen, Tensor) or chosen.ndim not in (1, 2):
-        shape = tuple(chosen.shape) if isinstance(chosen, Tensor) else type(chosen).__name__
+    if isinstance(target, Held) and target.aim.again:
+        return target.aim.again(output, slice(None), len(target.aim.score))
+    if not isinstance(target, Several):
+        return _aim(target, ask(target, output, label, weight), output, label)
+    given = [(one, ask(one, output, label, weight)) for one in target.targets]
+    return _side_by_side([_aim(one, answer, output, label) for one, answer in given])
+
+
+def _aim(target: Target, given: Any, output: Any, label: Tensor | None) -> Aim:
+    """What one target gave, as numbers, and how the same is asked of another output."""
+
+    def again(other: Any, samples: slice, n: int) -> Aim:
+        def rows(tensor: Tensor | None) -> Any:
+            return None if tensor is None else tensor[samples].expand(n, *tensor.shape[1:])
+
+        if isinstance(given, Pinned):
+            same = Pinned(given.score, tuple(map(rows, given.choices)), rows(given.classes), rows(given.absent))
+            return _aim(target, same, other, rows(label))
+        held = rows(given) if not given.is_floating_point() else ask(target, other, rows(label), lambda: None)
+        return _aim(target, held, other, rows(label))
+
+    if isinstance(given, Pinned):
+        free = _checked(given.score(output, *given.choices))
+        absent = None if given.absent is None else _wide(given.absent)
+        score = _wide(free) if absent is None else _wide(free).masked_fill(absent, torch.nan)
+        return Aim(score, None, free.ndim == 1, None if given.classes is None else _wide(given.classes), absent, again)
+    one = _checked(given)
+    if one.is_floating_point():
+        return Aim(_wide(one), None, one.ndim == 1, None, None, again)
+    classes = _wide(one).to(output.device if isinstance(output, Tensor) else one.device)
+    score, lacking = logits_of(classes, output)
+    return Aim(score, classes, one.ndim == 1, classes, lacking, again)
+
+
+def _checked(given: Any) -> Tensor:
+    if not isinstance(given, Tensor) or given.ndim not in (1, 2):
+        shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
         raise ValueError(f"A target gives one number a sample, shape [b] or [b t]; got {shape}.")
-    wide = chosen[:, None] if chosen.ndim == 1 else chosen
-    if wide.is_floating_point():
-        return Aim(wide, None, chosen.ndim == 1)
-    return Aim(_logits_of(wide.to(logits.device), logits), wide, chosen.ndim == 1)
+    return given
 
 
-def _logits_of(classes: Int[Tensor, "b t"], logits: Tensor) -> Float[Tensor, "b t"]:
-    if logits.ndim != 2:
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor[:, None] if tensor.ndim == 1 else tensor
+
+
+def logits_of(classes: Int[Tensor, "b t"], logits: Any) -> tuple[Float[Tensor, "b t"], Bool[Tensor, "b t"] | None]:
+    """The logits of classes, NaN where the class is -1, and where that is, if anywhere.
+
+    Raises:
+        ValueError: for a class out of range, or logits in which no class can be chosen.
+    """
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise ValueError(
-            f"Classes can be chosen from logits of shape [b k]; the model gave {tuple(logits.shape)}. "
+            f"Classes can be chosen from logits of shape [b k]; the model gave {given}. "
             "Pass a callable target (output, label) -> scores [b], or name the logits with output=..."
         )
     b, k = logits.shape
     if len(classes) != b:
         raise ValueError(f"The target gave {len(classes)} classes for {b} samples; expected one a sample.")
-    low, high = int(classes.min()), int(classes.max())
-    if low < 0 or high >= k:
-        wrong = low if low < 0 else high
+    low, high = torch.stack([classes.min(), classes.max()]).tolist()
+    if low < -1 or high >= k:
+        wrong = low if low < -1 else high
         raise ValueError(f"Class {wrong} is out of range: the model has {k} outputs, so classes are 0 to {k - 1}.")
-    return logits.gather(1, classes)
+    absent = classes < 0 if low < 0 else None
+    score = logits.gather(1, classes if absent is None else classes.clamp(min=0))
+    return (score if absent is None else score.masked_fill(absent, torch.nan)), absent
 
 
-def _several(targets: list[Target]) -> Target:
-    def several(logits: Any, label: Tensor | None) -> Tensor:
-        chosen = [target(logits, label) for target in targets]
-        wide = [one[:, None] if one.ndim == 1 else one for one in chosen]
-        if any(one.is_floating_point() for one in wide):  # a class and a free score can stand side by side
-            wide = [one if one.is_floating_point() else _logits_of(one, logits) for one in wide]
-        return torch.cat(wide, 1)
+def _side_by_side(aims: list[Aim]) -> Aim:
+    def again(other: Any, samples: slice, n: int) -> Aim:
+        return _side_by_side([one.again(other, samples, n) for one in aims if one.again])
 
-    return several
+    def joined(parts: list[Tensor | None], missing: int) -> Tensor | None:
+        if all(part is None for part in parts):
+            return None
+        blank = [torch.full_like(one.score, missing).long() if p is None else p for one, p in zip(aims, parts, strict=True)]
+        return torch.cat(blank, 1)
+
+    classes, absent = [one.classes for one in aims], joined([one.absent for one in aims], 0)
+    return Aim(
+        score=torch.cat([one.score for one in aims], 1),
+        classes=None if any(one is None for one in classes) else joined(classes, -1),
+        single=False,
+        named=joined([one.named for one in aims], -1),
+        absent=None if absent is None else absent.bool(),
+        again=again,
+    )

@@ -126,3 +126,16 @@ def test_weights_in_checkpoints_are_the_same_with_and_without_the_callback(tmp_p
 def test_the_state_is_named_by_layer_method_and_tag():
     keys = {c.state_key for c in (cam(), cam("trunk"), cam(method="cam"), cam(tag="other"), cam(layer=None))}
     assert len(keys) == 5 and cam().state_key == cam(schedule=Schedule(every_n_epochs=2)).state_key
+
+
+def test_a_resumed_run_goes_on_with_the_frozen_reference(tmp_path):
+    straight, resumed = (cam(target="projection", metrics=[]) for _ in range(2))
+    run(tmp_path / "straight", straight, 3)
+    run(tmp_path / "broken", cam(target="projection", metrics=[]), 2)
+    run(tmp_path / "resumed", resumed, 3, ckpt=tmp_path / "broken" / "epoch=1.ckpt")
+    assert straight._target.reference is not None
+    assert torch.equal(straight._target.reference, resumed._target.reference)
+    one, other = straight._histories[WHERE], resumed._histories[WHERE]
+    assert all(torch.equal(a, b) for a, b in zip(one.heats, other.heats, strict=True))
+    run(tmp_path / "anew", straight, 1)
+    assert straight._histories[WHERE].titles == ["start", "1"]

@@ -11,7 +11,7 @@ from lightning_cam.seen import Look
 
 
 def maps(look: Look, layer: str, method: Named[Any]) -> Float[Tensor, "b t *m"]:
-    """A method's maps for every target of a look.
+    """A method's maps for every target of a look; NaN where a sample has no such target.
 
     Raises:
         ValueError: if the method gives no map [b u v].
@@ -22,5 +22,8 @@ def maps(look: Look, layer: str, method: Named[Any]) -> Float[Tensor, "b t *m"]:
         if not isinstance(heat, Tensor) or heat.ndim < 2 or len(heat) != len(look.images):
             given = tuple(heat.shape) if isinstance(heat, Tensor) else type(heat).__name__
             raise ValueError(f"The method {method.label} gave {given}; expected maps [b u v] for {len(look.images)} samples.")
-        found.append(heat.detach())
+        heat = heat.detach()
+        if look.aim.absent is not None:  # the sample has no such target, which is another thing than a map of zeros
+            heat = heat.masked_fill(look.aim.absent[:, position].reshape(-1, *(1,) * (heat.ndim - 1)), torch.nan)
+        found.append(heat)
     return torch.stack(found, 1)
