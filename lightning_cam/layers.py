@@ -83,6 +83,11 @@ def read(output: Any, image: Sequence[int], calls: list[Call]) -> Layout | None:
     return layout.infer(tuple(output.shape), tuple(image), _patch_grids(calls))
 
 
+def tokens(n: int, image: Sequence[int], calls: list[Call]) -> Layout | None:
+    """How n tokens are read as maps, counted by the model's patch embedding; None if they do not fit."""
+    return layout.infer((image[0], n, 1), tuple(image), _patch_grids(calls))
+
+
 def _call(name: str, module: nn.Module, output: Any, image: tuple[int, ...], calls: list[Call]) -> Call:
     shape = tuple(output.shape) if isinstance(output, Tensor) else None
     return Call(name, module, shape, read(output, image, calls))

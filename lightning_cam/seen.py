@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_cam import layers
+from lightning_cam.attention import Attention, attend
 from lightning_cam.layers import Call
 from lightning_cam.layout import Layout
 from lightning_cam.target import Aim
@@ -53,6 +54,18 @@ class Look:
     def seen(self, layer: str, position: int = 0) -> "Seen":
         """The look at one layer, for the target at one position."""
         return Seen(self, layer, position)
+
+    @cached_property
+    def attention(self) -> Attention:
+        """Every block's attention probabilities, of one further forward; run once, when first read."""
+
+        def rerun() -> Tensor:
+            with torch.enable_grad():
+                scores: Tensor = self.again(self, next(iter(self.kept)), slice(None), None, None)
+            return scores
+
+        layouts = [kept.layout for kept in self.kept.values()]
+        return attend(rerun, self.aim.score.detach(), self.images.shape, self.calls, layouts)
 
     def gradient(self, layer: str, position: int) -> Tensor | None:
         """One backward for all layers, stopping at the earliest; taken once per target."""
@@ -129,6 +142,15 @@ class Seen:
                 f"block's first norm. {near}"
             )
         return maps
+
+    @property
+    def attention(self) -> Attention:
+        """Every block's attention probabilities, [b heads n n], connected to the scores; a forward runs at first reading.
+
+        Raises:
+            ValueError: if the model has no attention over all tokens of the image, or hides it.
+        """
+        return self.look.attention
 
     @property
     def regions(self) -> Mapping[str, Bool[Tensor, "b h w"]]:

@@ -3,6 +3,10 @@
 from lightning_cam.family import METHODS
 from lightning_cam.methods.activation import activation_mean as activation_mean
 from lightning_cam.methods.activation import cam as cam
+from lightning_cam.methods.attention import attention_relevance as attention_relevance
+from lightning_cam.methods.attention import attention_rollout as attention_rollout
+from lightning_cam.methods.attention import grad_eclip as grad_eclip
+from lightning_cam.methods.attention import le_grad as le_grad
 from lightning_cam.methods.gradient import grad_cam as grad_cam
 from lightning_cam.methods.masking import is_cam as is_cam
 from lightning_cam.methods.masking import score_cam as score_cam
