@@ -41,15 +41,39 @@ class Family(Generic[F]):
     def __init__(self, noun: str) -> None:
         self.noun = noun
         self._known: dict[str, F] = {}
+        self._wrappers: dict[str, Callable[..., F]] = {}
 
     def register(self, function: F) -> F:
         """Add a function under its own name; the same name again replaces it."""
         self._known[function.__name__] = function
         return function
 
+    def wrapper(self, function: Callable[..., F]) -> Callable[..., F]:
+        """Add a function from member to member under its own name: found as ``{name: {noun: member, option: value}}``.
+
+        What is returned takes the member as the family finds it, and names what it makes after it.
+        """
+        takes = inspect.signature(function).parameters
+
+        @functools.wraps(function)
+        def wrap(member: Any, **options: Any) -> F:
+            inner = self.find(member)
+            self._check(function.__name__, options, list(takes)[1:])
+            made: Any = function(inner.function, **options)
+            made.__name__ = "_".join([function.__name__, inner.label, *_words(list(options.values()))])
+            wrapped: F = made
+            return wrapped
+
+        self._wrappers[function.__name__] = wrap
+        return wrap
+
     def names(self) -> list[str]:
-        """Every known name, in the order of joining."""
+        """Every known name that can stand alone, in the order of joining."""
         return list(self._known)
+
+    def wrappers(self) -> list[str]:
+        """Every known name that needs another member to wrap, in the order of joining."""
+        return list(self._wrappers)
 
     def find(self, spec: Any) -> Named[F]:
         """Resolve a name, an import path, a callable, or one of these with options, ``{name: {option: value}}``.
@@ -67,34 +91,51 @@ class Family(Generic[F]):
             if len(spec) != 1:
                 raise ValueError(f"A {self.noun} with options is one entry, {{name: {{option: value}}}}; got {spec!r}.")
             ((name, options),) = spec.items()
+            if name in self._wrappers:
+                return self._wrapped(name, dict(options or {}))
             return self._with_options(self._by_name(name), dict(options or {}))
         if isinstance(spec, functools.partial):
             return self._with_options(spec.func, dict(spec.keywords), spec.args)
         if callable(spec):
+            if spec in self._wrappers.values():
+                return self._wrapped(spec.__name__, {})
             return Named(getattr(spec, "__name__", type(spec).__name__), spec)
         raise TypeError(f"A {self.noun} is a name, {{name: {{option: value}}}} or a callable; got {spec!r}.")
 
     def _by_name(self, name: str) -> F:
         if name in self._known:
             return self._known[name]
+        if name in self._wrappers:
+            self._wrapped(name, {})
         module, _, attribute = name.replace(":", ".").rpartition(".")
         if not module:
-            raise ValueError(f"No {self.noun} {name!r}.{nearest(name, self._known)} Known: {', '.join(self._known)}.")
+            known = [*self._known, *self._wrappers]
+            raise ValueError(f"No {self.noun} {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
         try:
             function: F = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise ValueError(f"The {self.noun} {name!r} cannot be imported: {error}.") from error
         return function
 
+    def _wrapped(self, name: str, options: dict[str, Any]) -> Named[F]:
+        if self.noun not in options:
+            raise ValueError(f"{name} wraps another {self.noun}: {{{name!r}: {{{self.noun!r}: ...}}}}; none was given.")
+        made = self._wrappers[name](options.pop(self.noun), **options)
+        return Named(made.__name__, made)
+
+    def _check(self, name: str, options: Iterable[str], takes: list[str]) -> None:
+        unknown = [option for option in options if option not in takes]
+        if unknown:
+            raise ValueError(
+                f"The {self.noun} {name} has no option {unknown[0]!r}.{nearest(unknown[0], takes)} "
+                f"It takes: {', '.join(takes) or 'none'}."
+            )
+
     def _with_options(self, function: Any, options: dict[str, Any], args: tuple[Any, ...] = ()) -> Named[F]:
         parameters = inspect.signature(function).parameters.values()
         takes = [p.name for p in parameters if p.default is not p.empty or p.kind is p.KEYWORD_ONLY]
-        unknown = [option for option in options if option not in takes]
-        if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            raise ValueError(
-                f"The {self.noun} {function.__name__} has no option {unknown[0]!r}."
-                f"{nearest(unknown[0], takes)} It takes: {', '.join(takes) or 'none'}."
-            )
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            self._check(function.__name__, options, takes)
         label = "_".join([function.__name__, *_words(list(options.values()))])
         return Named(label, functools.partial(function, *args, **options))  # type: ignore[arg-type]
 
