@@ -14,6 +14,9 @@ from lightning_cam.methods.masking import ss_cam as ss_cam
 from lightning_cam.methods.perturbation import ablation_cam as ablation_cam
 from lightning_cam.methods.perturbation import recipro_cam as recipro_cam
 from lightning_cam.methods.random import random_cam as random_cam
+from lightning_cam.methods.wrap import flip_average as flip_average
+from lightning_cam.methods.wrap import smooth as smooth
+from lightning_cam.methods.wrap import smooth_grad_cam_pp as smooth_grad_cam_pp
 
 find = METHODS.find
 names = METHODS.names
