@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_cam import fuse as fusions
 from lightning_cam import layers, render, schedule, words
 from lightning_cam import target as targets
 from lightning_cam.batch import Batch, FixedBatch
@@ -16,7 +17,6 @@ from lightning_cam.capture import watch
 from lightning_cam.family import METHODS, METRICS
 from lightning_cam.fetch import as_validation, fetch
 from lightning_cam.history import History
-from lightning_cam.methods.maps import maps
 from lightning_cam.notices import Notices
 from lightning_cam.output import Output
 from lightning_cam.pictures import Album, Subject, draw
@@ -49,6 +49,7 @@ class CAMCallback(Callback):
         schedule: when to look.
         output: where the logits are in the model's output: key, position, attribute or callable; found by itself for a
             tensor or an object with ``logits``.
+        fuse: with several layers, one map of them all: a name of ``lightning_cam.fuse.names()``, with options, or a callable.
         tag: first part of every tag.
         on_error: ``warn`` or ``raise``, for what fails after the first look.
 
@@ -71,6 +72,7 @@ class CAMCallback(Callback):
         style: Style = Style(),  # noqa: B008 - frozen
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
         output: int | str | Any | None = None,
+        fuse: str | dict[str, Any] | Any | None = None,
         tag: str = "cam",
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
@@ -79,6 +81,7 @@ class CAMCallback(Callback):
         if not tag or tag != tag.strip("/"):
             raise ValueError(f"tag={tag!r}: expected a name such as 'cam', without a slash at its ends.")
         self.layers = [] if layer is None else list(layer) if isinstance(layer, list | tuple) else [layer]
+        self.fuse = fusions.find(fuse, self.layers)
         self.methods = [METHODS.find(one) for one in _listed(method)]
         self.target, self._target = target, targets.find(target)
         self.metrics = [METRICS.find(one) for one in _listed(metrics)]
@@ -126,24 +129,22 @@ class CAMCallback(Callback):
         with undisturbed(module), as_validation(trainer):
             batch = self._fixed_batch(trainer, module)
             names = self._layer_names(module, batch, context)
+            alone = len(self.methods) == 1 and (len(names) == 1 or self.fuse is not None)
             with watch(module, names) as look_at:
                 target = self._target if moment.fitting else state.anew(self._target)
                 look = look_at(batch.images, target, batch.labels, batch.regions, output=self.output, context=context)
-                for layer in names:
-                    for method in self.methods:
-                        heat = maps(look, layer, method)
-                        where = f"{layer}/{method.label}"
-                        scores |= self._scores(heat, look, layer, "" if self._alone(names) else f"{where}/")
-                        history = self._histories.setdefault(where, History()) if moment.fitting else History()
-                        album = Album(self.style, self.schedule.columns, history)
-                        subject = Subject(layer, method.label, words.name_target(self.target))
-                        pictures = draw(batch, look, heat, subject, moment, album)
-                        tagged = {f"{self._tag(trainer)}/{where}{suffix}": picture for suffix, picture in pictures.items()}
-                        if not trainer.fast_dev_run:
-                            publish(trainer.loggers, folder, tagged, moment.step, self._notices)
+                for one in fusions.heats(look, names, self.methods, self.fuse):
+                    scores |= self._scores(one.heat, look, one.layer, "" if alone else f"{one.tag}/")
+                    history = self._histories.setdefault(one.tag, History()) if moment.fitting else History()
+                    album = Album(self.style, self.schedule.columns, history)
+                    subject = Subject(one.title, one.method, words.name_target(self.target))
+                    pictures = draw(batch, look, one.heat, subject, moment, album)
+                    tagged = {f"{self._tag(trainer)}/{one.tag}{suffix}": picture for suffix, picture in pictures.items()}
+                    if not trainer.fast_dev_run:
+                        publish(trainer.loggers, folder, tagged, moment.step, self._notices)
         return scores
 
-    def _scores(self, heat: Float[Tensor, "b t u v"], look: Look, layer: str, prefix: str) -> dict[str, float]:
+    def _scores(self, heat: Float[Tensor, "b t *m"], look: Look, layer: str, prefix: str) -> dict[str, float]:
         scores = {}
         for metric in self.metrics:
             each = [metric.function(heat[:, t], look.seen(layer, t)) for t in range(heat.shape[1])]
@@ -178,9 +179,6 @@ class CAMCallback(Callback):
                     self._names = [layers.choose(module, batch.images, self.output)]
                 self._notices.say(f"watching the layer {self._names[0]!r}, the last one that returns a map")
         return self._names
-
-    def _alone(self, names: list[str]) -> bool:
-        return len(names) == 1 and len(self.methods) == 1
 
     def _tag(self, trainer: Any) -> str:
         return f"{self.tag}_test" if trainer.testing else self.tag
@@ -222,8 +220,8 @@ class CAMCallback(Callback):
     @property
     def state_key(self) -> str:
         """One state a layer, method and tag."""
-        methods = [method.label for method in self.methods]
-        return self._generate_state_key(layer=self.layers, method=methods, tag=self.tag)
+        fused, methods = [self.fuse.label] if self.fuse else [], [method.label for method in self.methods]
+        return self._generate_state_key(layer=self.layers + fused, method=methods, tag=self.tag)
 
     def state_dict(self) -> dict[str, Any]:
         """The maps of the run so far, so that a resumed run keeps its baseline and filmstrip."""

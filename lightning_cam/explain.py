@@ -8,12 +8,12 @@ from typing import Any
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
+from lightning_cam import fuse as fusions
 from lightning_cam import layers, render
 from lightning_cam import target as targets
 from lightning_cam.capture import watch
 from lightning_cam.family import METHODS
 from lightning_cam.heat import extent, scaled
-from lightning_cam.methods.maps import maps
 from lightning_cam.output import Output
 from lightning_cam.render.style import Style
 from lightning_cam.undisturbed import undisturbed
@@ -28,7 +28,7 @@ class Explanation:
         score: the numbers explained, [b] or [b t].
         logits: the model's output, [b k] for a classifier.
         classes: the classes explained, [b] or [b t], where the target is a class.
-        layer: the layer's name.
+        layer: the layer's name, or the fusion and the names of its layers.
         method: the method's name.
         images: the input.
     """
@@ -78,20 +78,22 @@ def explain(
     model: nn.Module,
     images: Tensor,
     *,
-    layer: str | nn.Module | None = None,
+    layer: str | nn.Module | Sequence[str | nn.Module] | None = None,
     method: Any = "grad_cam",
     target: Any = "predicted",
     output: Output = None,
+    fuse: Any = None,
 ) -> Explanation:
     """Look at a model once. The model is left as it was: modes, gradients, buffers, hooks, random states.
 
     Args:
         model: any module; it is explained in evaluation mode, on the device it is on.
         images: one image [c h w] or a batch [b c h w], prepared as the model expects it.
-        layer: dotted name or module; by default the last module that returns a map.
+        layer: dotted name or module, or several to fuse; by default the last module that returns a map.
         method: a name of ``lightning_cam.methods.names()``, with options as ``{name: {option: value}}``, or a callable.
         target: ``"predicted"``, ``{"top_k": {"k": 5}}``, a class for all, classes [b], a callable, or a list of these.
         output: where the logits are in the model's output: key, position, attribute or callable.
+        fuse: how the maps of several layers become one: a name of ``lightning_cam.fuse.names()`` or a callable.
 
     Raises:
         ValueError: for anything that names something the model, the layer or a family does not have.
@@ -101,24 +103,28 @@ def explain(
         torch.Size([2, 7, 7])
     """
     how, aimed = METHODS.find(method), targets.find(target)
+    listed: list[Any] = list(layer) if isinstance(layer, list | tuple) else [] if layer is None else [layer]
+    fusion = fusions.find(fuse, listed)
+    if len(listed) > 1 and fusion is None:
+        raise ValueError(f"{len(listed)} layers give {len(listed)} maps: name one layer, or fuse='mean' to make one of them.")
     if not isinstance(images, Tensor) or images.ndim not in (3, 4):
         given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"explain takes images [b c h w] or one image [c h w] as a tensor; got {given}.")
     with undisturbed(model):
         weight = next(model.parameters(), None)
         images = (images if images.ndim == 4 else images[None]).to(images.device if weight is None else weight.device)
-        name = layers.find(model, layer) if layer is not None else layers.choose(model, images, output)
-        with watch(model, [name]) as look_at:
+        names = [layers.find(model, one) for one in listed] or [layers.choose(model, images, output)]
+        with watch(model, names) as look_at:
             look = look_at(images, aimed, output=output)
-            heat = maps(look, name, how)
+            (shown,) = fusions.heats(look, names, [how], fusion)
     single = look.aim.single
     classes = look.aim.classes
     return Explanation(
-        heat=heat[:, 0] if single else heat,
+        heat=shown.heat[:, 0] if single else shown.heat,
         score=look.aim.score.detach()[:, 0] if single else look.aim.score.detach(),
         logits=look.output.detach() if isinstance(look.output, Tensor) else look.output,
         classes=classes if classes is None or not single else classes[:, 0],
-        layer=name,
+        layer=shown.title,
         method=how.label,
         images=images,
     )

@@ -52,10 +52,11 @@ def rows(batch: FixedBatch, t: int) -> list[str]:
 
 def description(batch: FixedBatch, layer: str, method: str, look: Look, target: str, style: Style) -> str:
     """What stays the same over a run, in Markdown; TensorBoard keeps the first of a tag."""
+    kept = look.kept.get(layer)  # None where several layers are fused
     scale = style.scale if isinstance(style.scale, str) else f"fixed, {style.scale:g} is hottest"
     fill = "0 to maximum" if style.unit == "relu" else "minimum to maximum"
     lines = {
-        "layer": f"`{layer}`" + (", after the in-place operation behind it" if look.kept[layer].rewritten else ""),
+        "layer": f"`{layer}`" + (", after the in-place operation behind it" if kept and kept.rewritten else ""),
         "method": f"`{method}`",
         "target": f"`{target}`",
         "colours": f"{style.colormap}, {fill}, scale: {scale}",

@@ -82,9 +82,8 @@ def test_smooth_grad_cam_pp_is_not_the_mean_of_maps_unless_nothing_is_changed():
     net, x = flatten_linear(), images()
 
     def both(sigma):
-        return [heat(net, x, {"smooth": {"method": "grad_cam_pp", "sigma": sigma}})] + [
-            heat(net, x, {"smooth_grad_cam_pp": {"sigma": sigma}})
-        ]
+        methods = {"smooth": {"method": "grad_cam_pp", "sigma": sigma}}, {"smooth_grad_cam_pp": {"sigma": sigma}}
+        return [heat(net, x, method) for method in methods]
 
     close(*both(0.0))
     mean, paper = both(0.3)
