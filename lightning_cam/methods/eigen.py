@@ -1,0 +1,126 @@
+"""Methods that need one forward, by the statistics of the activation. b batch, c channels, m map, p places.
+
+Components come with either sign; the one that agrees with a map named in each docstring is taken, so maps do not flip
+between looks.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_cam.family import METHODS
+from lightning_cam.seen import Seen
+
+
+@METHODS.register
+def eigen_cam(seen: Seen, *, centered: bool = False) -> Float[Tensor, "b *m"]:
+    """Eigen-CAM: the activation's projection on its first principal direction.
+
+    ``A v`` with v the first right singular vector of the places x channels matrix, in units of the activation, signed;
+    class-agnostic. The paper does not centre, and then the map is close to the activation mean; centring (each channel less
+    its mean, as pytorch-grad-cam does) shows the largest contrast instead. The sign agrees with the activation mean.
+
+    Source: Muhammad & Yeasin 2020, arXiv 2008.00299.
+
+    Args:
+        seen: what one forward showed.
+        centered: whether each channel's mean is taken off first.
+    """
+    a = seen.activation
+    return _signed(_principal(_centered(a) if centered else a), a.mean(1))
+
+
+@METHODS.register
+def eigen_grad_cam(seen: Seen) -> Float[Tensor, "b *m"]:
+    """Eigen-Grad-CAM: the first principal component of the activation times its gradient, channels centred.
+
+    ``X v`` with ``X_k = g_k A_k`` less its mean, v its first right singular vector; signed, in units of the score. The sign
+    agrees with HiResCAM, which is the sum over the same channels.
+
+    Source: pytorch-grad-cam's EigenGradCAM, after Muhammad & Yeasin 2020, arXiv 2008.00299.
+    """
+    x = seen.gradient * seen.activation
+    return _signed(_principal(_centered(x)), x.sum(1))
+
+
+@METHODS.register
+def kpca_cam(seen: Seen, *, kernel: str = "sigmoid", gamma: float | None = None) -> Float[Tensor, "b *m"]:
+    """KPCA-CAM: the first kernel principal component of the places, each described by its channels.
+
+    ``sqrt(l) u`` with l, u the first eigenpair of the centred kernel matrix of the centred activation; signed, no units,
+    class-agnostic. Kernels: ``tanh(gamma x.y + 1)`` and ``exp(-gamma |x - y|^2)``. The sign agrees with the activation mean.
+
+    Source: Karmani et al. 2024, arXiv 2410.00267.
+
+    Args:
+        seen: what one forward showed.
+        kernel: ``"sigmoid"``, ``"rbf"`` or ``"linear"``, which is centred Eigen-CAM.
+        gamma: the kernel's width; by default one over the number of channels.
+
+    Raises:
+        ValueError: for another kernel.
+    """
+    if kernel not in _KERNELS:
+        raise ValueError(f"No kernel {kernel!r}; known: {', '.join(_KERNELS)}.")
+    a = seen.activation
+    x = _centered(a).flatten(2).mT
+    k = _KERNELS[kernel](x, 1 / x.shape[2] if gamma is None else gamma)
+    rounding = torch.finfo(k.dtype).eps * k.shape[1] * k.abs().amax((1, 2))
+    value, vector = _first(k - k.mean(1, keepdim=True) - k.mean(2, keepdim=True) + k.mean((1, 2), keepdim=True))
+    length = torch.where(value <= rounding, 0, value).sqrt()  # places that are all alike have no component
+    return _signed((length[:, None] * vector).reshape_as(a[:, 0]), a.mean(1))
+
+
+@METHODS.register
+def fem(seen: Seen, *, sigmas: float = 2.0) -> Float[Tensor, "b *m"]:
+    """FEM: where channels are unusually strong, each counted by its mean activation.
+
+    ``sum_k mu_k [A_k > mu_k + sigmas s_k]`` with mu and s each channel's mean and standard deviation over its places, in
+    units of the activation; >= 0 where activations are; class-agnostic. (pytorch-grad-cam's FEM weights A_k by the share of
+    such places instead.)
+
+    Source: Fuad et al. 2020, "Features understanding in 3D CNNs for actions recognition in video", IPTA.
+
+    Args:
+        seen: what one forward showed.
+        sigmas: how many standard deviations above its mean a place is strong.
+    """
+    a = seen.activation.flatten(2)
+    mean, spread = a.mean(2, keepdim=True), a.std(2, correction=0, keepdim=True)
+    return (mean * (a > mean + sigmas * spread)).sum(1).reshape_as(seen.activation[:, 0])
+
+
+_KERNELS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "sigmoid": lambda x, gamma: torch.tanh(gamma * x @ x.mT + 1),
+    "rbf": lambda x, gamma: torch.exp(-gamma * torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()),
+    "linear": lambda x, gamma: x @ x.mT,
+}
+
+
+def _centered(a: Float[Tensor, "b c *m"]) -> Float[Tensor, "b c *m"]:
+    return a - a.flatten(2).mean(2).reshape(*a.shape[:2], *[1] * (a.ndim - 2))
+
+
+def _principal(a: Float[Tensor, "b c *m"]) -> Float[Tensor, "b *m"]:
+    """Projection on the first right singular vector, by the smaller of the two Gram matrices."""
+    x = a.flatten(2).mT
+    if x.shape[2] <= x.shape[1]:
+        direction = _first(x.mT @ x)[1]
+    else:
+        direction = torch.nn.functional.normalize(torch.einsum("bpc,bp->bc", x, _first(x @ x.mT)[1]), dim=1)
+    return torch.einsum("bpc,bc->bp", x, direction).reshape_as(a[:, 0])
+
+
+def _first(gram: Float[Tensor, "b n n"]) -> tuple[Float[Tensor, "b"], Float[Tensor, "b n"]]:
+    """The largest eigenvalue and its vector; NaN where the matrix is not finite, of which eigh would refuse all."""
+    finite = gram.isfinite().all(2).all(1)
+    values, vectors = torch.linalg.eigh(gram.where(finite[:, None, None], 0))
+    return values[:, -1].where(finite, torch.nan), vectors[:, :, -1].where(finite[:, None], torch.nan)
+
+
+def _signed(heat: Float[Tensor, "b *m"], like: Float[Tensor, "b *m"]) -> Float[Tensor, "b *m"]:
+    """The map or its negative, whichever agrees with another."""
+    against = (heat * like).flatten(1).sum(1) < 0
+    return torch.where(against.reshape(-1, *[1] * (heat.ndim - 1)), -heat, heat)
