@@ -103,7 +103,8 @@ def attend(
     with recorder.running():
         again = rerun()
     tolerance = 0.05 if scores.dtype in (torch.float16, torch.bfloat16) else 1e-4
-    if not bool(((again - scores).abs() <= tolerance * scores.abs().amax().clamp(min=1)).all()):
+    slack = tolerance * float(scores.abs().nan_to_num(0).amax().clamp(min=1))
+    if not bool(torch.isclose(again, scores, rtol=0, atol=slack, equal_nan=True).all()):
         raise RuntimeError(
             "The model gave other scores in a second forward of the same images, so its attention would not explain the "
             "first: a random step in evaluation mode, or an attention that torch's own formula does not describe."

@@ -24,7 +24,8 @@ class Explanation:
     """What one look showed.
 
     Attributes:
-        heat: raw maps at layer resolution, signed where the method is; [b u v], or [b t u v] for several targets.
+        heat: raw maps at layer resolution, signed where the method is; [b u v], or [b t u v] for several targets; of signals
+            and volumes with one or three sides.
         score: the numbers explained, [b] or [b t].
         logits: the model's output, [b k] for a classifier.
         classes: the classes explained, [b] or [b t], where the target is a class.
@@ -33,10 +34,10 @@ class Explanation:
         images: the input.
     """
 
-    heat: Float[Tensor, "*b u v"]
-    score: Float[Tensor, "*b"]
+    heat: Float[Tensor, "b ..."]
+    score: Float[Tensor, "b ..."]
     logits: Any
-    classes: Shaped[Tensor, "*b"] | None
+    classes: Shaped[Tensor, "b ..."] | None
     layer: str
     method: str
     images: Shaped[Tensor, "n ..."]
@@ -88,7 +89,8 @@ def explain(
 
     Args:
         model: any module; it is explained in evaluation mode, on the device it is on.
-        images: one image [c h w] or a batch [b c h w], prepared as the model expects it.
+        images: one image [c h w] or a batch [b c h w], prepared as the model expects it; for a model that begins with a
+            convolution over one or three dimensions, signals [c l] or [b c l], volumes [c d h w] or [b c d h w].
         layer: dotted name or module, or several to fuse; by default the last module that returns a map.
         method: a name of ``lightning_cam.methods.names()``, with options as ``{name: {option: value}}``, or a callable.
         target: ``"predicted"``, ``{"top_k": {"k": 5}}``, a class for all, classes [b], a callable, or a list of these.
@@ -107,12 +109,15 @@ def explain(
     fusion = fusions.find(fuse, listed)
     if len(listed) > 1 and fusion is None:
         raise ValueError(f"{len(listed)} layers give {len(listed)} maps: name one layer, or fuse='mean' to make one of them.")
-    if not isinstance(images, Tensor) or images.ndim not in (3, 4):
+    sides = layers.sides(model)
+    shape = ("c l", "c h w", "c d h w")[sides - 1]
+    if not isinstance(images, Tensor) or images.ndim not in (sides + 1, sides + 2):
         given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"explain takes images [b c h w] or one image [c h w] as a tensor; got {given}.")
+        raise ValueError(f"explain takes images [b {shape}] or one image [{shape}] as a tensor; got {given}.")
     with undisturbed(model):
         weight = next(model.parameters(), None)
-        images = (images if images.ndim == 4 else images[None]).to(images.device if weight is None else weight.device)
+        batch = images if images.ndim == sides + 2 else images[None]
+        images = batch.to(batch.device if weight is None else weight.device)
         names = [layers.find(model, one) for one in listed] or [layers.choose(model, images, output)]
         with watch(model, names) as look_at:
             look = look_at(images, aimed, output=output)

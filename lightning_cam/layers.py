@@ -123,6 +123,12 @@ def find(model: nn.Module, layer: str | nn.Module) -> str:
     return clean(layer)
 
 
+def sides(model: nn.Module) -> int:
+    """How many sides the model's images have: those of its first convolution; two, if it has none."""
+    dims = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+    return next((n for module in model.modules() for kind, n in dims.items() if isinstance(module, kind)), 2)
+
+
 def choose(model: nn.Module, images: Tensor, output: Output = None) -> str:
     """The layer watched when none is named: the last that returns a map on which the classifier depends.
 
@@ -156,12 +162,16 @@ def choose(model: nn.Module, images: Tensor, output: Output = None) -> str:
             logits = pick(model(one), output)
         finally:
             handle.remove()
-    classes = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None
-    head = head_call(calls, classes)
+    classes = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim in (2, images.ndim) else None
+    head, ends = head_call(calls, classes), list[int]()
+    if isinstance(logits, Tensor) and logits.ndim == images.ndim:  # of every place; a second, auxiliary head may run last
+        ends = [i for i in reversed(range(len(calls))) if head_call(calls[i : i + 1], classes)]
+        head = next((calls[i] for i in ends if _feeds(calls[i], kept.get(i), logits)), None)
     end = calls.index(head) if head and isinstance(head.module, nn.modules.conv._ConvNd) else len(calls)
     # what the head is given tells more than the logits: a head fresh from zeros lets no gradient through
     score = inputs.get(calls.index(head), logits) if head else logits
-    fit = [i for i in reversed(range(end)) if calls[i].layout and calls[i].name and not isinstance(calls[i].module, _PASSIVE)]
+    maps = [i for i in reversed(range(end)) if calls[i].layout and calls[i].name and i not in ends]
+    fit = [i for i in maps if not isinstance(calls[i].module, _PASSIVE)]
     if not fit:
         raise ValueError("No module of this model returns a spatial map [b c u v]; name a layer, or a tensor with one.")
     return next((calls[i].name for i in fit if _feeds(calls[i], kept.get(i), score)), calls[fit[0]].name)
@@ -178,11 +188,11 @@ def _feeds(call: Call, kept: Tensor | None, score: Any) -> bool:
 def head_call(calls: list[Call], classes: int | None) -> Call | None:
     """The classifier: the last module with weights, if it is linear, or a 1x1 convolution, to the number of outputs."""
     weighted = [call for call in calls if isinstance(call.module, nn.Linear | nn.modules.conv._ConvNd)]
-    if not weighted or not isinstance(last := weighted[-1].module, nn.Linear | nn.Conv2d):
+    if not weighted or not isinstance(last := weighted[-1].module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return None
     if isinstance(last, nn.Linear):
         return weighted[-1] if classes in (None, last.out_features) and weighted[-1].layout is None else None
-    return weighted[-1] if last.kernel_size == (1, 1) and last.out_channels == classes else None
+    return weighted[-1] if max(last.kernel_size) == 1 and last.out_channels == classes else None
 
 
 def weight_of_head(calls: list[Call], logits: Any) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Methods that need one forward and no gradient. b batch, c channels, u v map, k class."""
+"""Methods that need one forward and no gradient. b batch, c channels, m map (u v for pictures), k class."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from lightning_cam.seen import Seen
 
 
 @METHODS.register
-def activation_mean(seen: Seen, *, channels: int | slice | Sequence[int] | None = None) -> Float[Tensor, "b u v"]:
+def activation_mean(seen: Seen, *, channels: int | slice | Sequence[int] | None = None) -> Float[Tensor, "b *m"]:
     """Mean over channels of the rectified activation, of all channels or a slice of them.
 
     ``mean_k ReLU(A_k)``: class-agnostic, >= 0, in units of the activation; what every class map must beat. With
@@ -40,7 +40,7 @@ def activation_mean(seen: Seen, *, channels: int | slice | Sequence[int] | None 
 
 
 @METHODS.register
-def cam(seen: Seen, *, head: str | None = None) -> Float[Tensor, "b u v"]:
+def cam(seen: Seen, *, head: str | None = None) -> Float[Tensor, "b *m"]:
     """Class activation map: the classifier's weights of the class, applied at each place.
 
     ``sum_k w_ck A_k``, signed, in logit units. After global average pooling and one linear layer its mean is the logit
@@ -58,12 +58,12 @@ def cam(seen: Seen, *, head: str | None = None) -> Float[Tensor, "b u v"]:
     if seen.classes is None:
         raise ValueError("cam needs a class as its target, since it uses that class's weights; use grad_cam for a score.")
     w = _class_weights(seen, head)[seen.classes]
-    return torch.einsum("bc,bcuv->buv", w, seen.activation)
+    return torch.einsum("bc,bc...->b...", w, seen.activation)
 
 
 def _class_weights(seen: Seen, head: str | None) -> Float[Tensor, "k c"]:
     module = _named_head(seen, head) if head else seen.head.module if seen.head else None
-    if not isinstance(module, nn.Linear | nn.Conv2d):
+    if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         raise ValueError(
             f"cam needs one linear layer or 1x1 convolution, and nothing else with weights, between {seen.layer!r} and the "
             "logits; found none. Name it with {'cam': {'head': ...}}, or use grad_cam, which needs no such head."
@@ -74,10 +74,10 @@ def _class_weights(seen: Seen, head: str | None) -> Float[Tensor, "k c"]:
         raise ValueError(f"The head takes {w.shape[1]} channels and {seen.layer!r} gives {a.shape[1]}; cam needs them equal.")
     bias = w.new_zeros(len(w)) if module.bias is None else module.bias.detach().to(a.dtype)
     if isinstance(module, nn.Linear):
-        poolings = [a.mean((2, 3)) @ w.T + bias]
+        poolings = [a.flatten(2).mean(2) @ w.T + bias]
     else:
-        z = torch.einsum("kc,bcuv->bkuv", w, a) + bias[:, None, None]
-        poolings = [z.relu().mean((2, 3)), z.mean((2, 3))]
+        z = torch.einsum("kc,bcm->bkm", w, a.flatten(2)) + bias[:, None]
+        poolings = [z.relu().mean(2), z.mean(2)]
     logits = seen.logits.to(a.dtype)
     slack = 0.03 * logits.abs().amax() + 1e-6  # wide enough for bf16, far below what another head differs by
     if not any(bool(((p - logits).abs() <= slack).all()) for p in poolings):
@@ -96,4 +96,4 @@ def _named_head(seen: Seen, head: str) -> nn.Module:
 
 
 def _weighted(seen: Seen) -> list[str]:
-    return [c.name for c in seen.look.calls if isinstance(c.module, nn.Linear | nn.Conv2d)][-5:]
+    return [c.name for c in seen.look.calls if isinstance(c.module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)][-5:]
