@@ -1,0 +1,189 @@
+"""Deep feature factorization: the few concepts of which a layer's activations on a batch are made.
+
+b batch, k concepts, c channels, m map, n places of all samples, y classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from jaxtyping import Float, Shaped, UInt8
+from torch import Tensor, nn
+
+from lightning_cam import labels, layers, render
+from lightning_cam import target as targets
+from lightning_cam.capture import watch
+from lightning_cam.output import Output
+from lightning_cam.render import concepts as drawing
+from lightning_cam.render.style import Style
+from lightning_cam.seen import Seen
+from lightning_cam.undisturbed import undisturbed
+
+_EVERY = 10  # steps between two looks at the error, each of which waits for the device
+
+
+@dataclass(frozen=True, eq=False)
+class Concepts:
+    """The concepts of a batch, strongest first: ``ReLU(A) ~ sum_k maps_k vectors_k``.
+
+    Attributes:
+        maps: how strong each concept is at each place, >= 0, in units of the activation; comparable between images.
+        vectors: each concept's channels, >= 0, of length 1.
+        scores: what one unit of a concept adds to each class at a place, where the head is linear. After global average
+            pooling ``sum_k mean(maps_k) scores_k`` is the logit less its bias, but for the error. None for other heads.
+        error: what the concepts leave unexplained, ``|A - maps vectors| / |A|``, 0 to 1.
+        layer: the layer's name.
+        images: the input.
+    """
+
+    maps: Float[Tensor, "b k *m"]
+    vectors: Float[Tensor, "k c"]
+    scores: Float[Tensor, "k y"] | None
+    error: float
+    layer: str
+    images: Shaped[Tensor, "b ..."]
+
+    @property
+    def shares(self) -> Float[Tensor, "b k *m"]:
+        """The maps over each concept's maximum in the batch: 0 to 1."""
+        peak = self.maps.transpose(0, 1).flatten(1).amax(1).reshape(-1, *[1] * (self.maps.ndim - 2))
+        return self.maps / peak.where(peak > 0, 1)
+
+    def picture(
+        self,
+        style: Style | None = None,
+        names: Sequence[str] | None = None,
+        classes: Mapping[int, str] = MappingProxyType({}),
+    ) -> UInt8[Tensor, "3 height width"]:
+        """Every image beside its concepts, each in its colour, over a legend.
+
+        Args:
+            style: size, font and normalisation; a concept's colours are fixed.
+            names: the images' names.
+            classes: class names, with which the legend tells the classes that a concept adds to most, where the head is linear.
+        """
+        style = style or Style()
+        legend = [", ".join(each) for each in self._best(classes)]
+        base = render.to_rgb(self.images, style.normalization)
+        weight = self.maps.flatten(2).sum(2)
+        parts = (weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)).tolist()
+        under = f"deep feature factorization of {len(base)} images, {100 * (1 - self.error**2):.0f}% of the activation's energy"
+        title = f"{len(self.vectors)} concepts at {self.layer}", under
+        names = names or [f"image {i}" for i in range(len(base))]
+        return drawing.concept_sheet(base, self.shares, drawing.Legend(names, legend, parts), title, style)
+
+    def _best(self, classes: Mapping[int, str], most: int = 3) -> list[list[str]]:
+        if self.scores is None:
+            return [[] for _ in self.vectors]
+        best = self.scores.topk(min(most, self.scores.shape[1]), dim=1).indices.tolist()
+        return [[labels.name(c, classes) for c in row] for row in best]
+
+
+def factorize(
+    model: nn.Module,
+    images: Shaped[Tensor, "b ..."],
+    *,
+    concepts: int = 4,
+    layer: str | nn.Module | None = None,
+    output: Output = None,
+    seed: int = 0,
+) -> Concepts:
+    """Find the concepts that a layer sees in a batch. The model is left as it was.
+
+    ``ReLU(A) ~ W H``, A with a row a place of all samples and a column a channel, W and H non-negative: W gives the maps, H the
+    vectors. One forward without gradient, and some hundred products of these matrices on the model's device.
+
+    Source: Collins, Achanta & Süsstrunk 2018, section 3, arXiv 1806.10206.
+
+    Args:
+        model: any module; looked at in evaluation mode.
+        images: a batch, prepared as the model expects it.
+        concepts: how many; a handful, few more than the kinds of things in the batch.
+        layer: dotted name or module; by default the last module that returns a map.
+        output: where the logits are in the model's output.
+        seed: of the factorization's first guess; the same seed gives the same concepts.
+
+    Raises:
+        ValueError: for a layer that has no map, or more concepts than places or channels.
+
+    Example:
+        >>> factorize(squeezenet1_0(), torch.rand(8, 3, 224, 224), concepts=5).maps.shape
+        torch.Size([8, 5, 13, 13])
+    """
+    with undisturbed(model):
+        weight = next(model.parameters(), None)
+        images = images.to(images.device if weight is None else weight.device)
+        name = layers.find(model, layer) if layer is not None else layers.choose(model, images, output)
+        with watch(model, [name]) as look_at:
+            seen = look_at(images, targets.find(lambda logits, label: images.new_zeros(len(images)).float()), output=output)
+            return of(seen.seen(name), concepts, seed)
+
+
+def of(seen: Seen, concepts: int = 4, seed: int = 0) -> Concepts:
+    """The concepts in what one forward showed at one layer."""
+    a = seen.activation.relu()
+    rows = a.movedim(1, -1).flatten(0, -2)
+    w, h = nmf(rows, concepts, seed=seed)
+    error = float((rows - w @ h).norm() / rows.norm().clamp(min=torch.finfo(rows.dtype).tiny))
+    maps = w.reshape(len(a), *a.shape[2:], concepts).movedim(-1, 1)
+    return Concepts(maps, h, _scores(seen, h), error, seen.layer, seen.image)
+
+
+def nmf(
+    values: Float[Tensor, "n c"], concepts: int, *, steps: int = 1000, tolerance: float = 1e-5, seed: int = 0
+) -> tuple[Float[Tensor, "n k"], Float[Tensor, "k c"]]:
+    """Non-negative factors W, H of non-negative values, least squares, by multiplicative updates.
+
+    The rows of H have length 1 and come in the order of their part in the values, largest first. It stops when ten steps
+    lower the relative error by less than the tolerance. Global random states are left alone.
+
+    Source: Lee & Seung 2001 (NIPS), eq. 4.
+
+    Args:
+        values: >= 0.
+        concepts: columns of W and rows of H.
+        steps: at most this many updates of both.
+        tolerance: of the relative error.
+        seed: of the first guess.
+
+    Raises:
+        ValueError: for negative values, or more concepts than rows or columns.
+    """
+    if not 1 <= concepts <= min(values.shape):
+        raise ValueError(
+            f"concepts={concepts!r}: expected 1 to {min(values.shape)}, for {len(values)} places and "
+            f"{values.shape[1]} channels."
+        )
+    if bool((values < 0).any()):
+        raise ValueError("Non-negative factorization needs values >= 0; rectify them first.")
+    top = values.amax()
+    v = values / top.where(top > 0, 1)  # eps below is then small against every entry that matters
+    eps, size = torch.finfo(v.dtype).eps, v.norm().clamp(min=torch.finfo(v.dtype).tiny)
+    generator = torch.Generator().manual_seed(seed)
+    guess = (v.mean() / concepts).sqrt()
+    w, h = (
+        guess * torch.rand(shape, generator=generator, dtype=torch.float64).to(v)
+        for shape in ((len(v), concepts), (concepts, v.shape[1]))
+    )
+    before = torch.inf
+    for step in range(steps):
+        h = h * (w.T @ v) / (w.T @ w @ h + eps)
+        w = w * (v @ h.T) / (w @ (h @ h.T) + eps)
+        if step % _EVERY == _EVERY - 1:
+            error = float((v - w @ h).norm() / size)
+            if before - error < tolerance:
+                break
+            before = error
+    length = h.norm(dim=1)
+    w, h = w * length * top, h / length.where(length > 0, 1)[:, None]
+    order = w.norm(dim=0).argsort(descending=True, stable=True)
+    return w[:, order], h[order]
+
+
+def _scores(seen: Seen, vectors: Float[Tensor, "k c"]) -> Float[Tensor, "k y"] | None:
+    module = seen.head.module if seen.head else None
+    if not isinstance(module, nn.Linear | nn.Conv2d):
+        return None
+    w = module.weight.detach().flatten(1).to(vectors.dtype)
+    return vectors @ w.T if w.shape[1] == vectors.shape[1] else None
