@@ -31,7 +31,7 @@ def watch(model: nn.Module, names: list[str]) -> Iterator[Callable[..., Look]]:
     modules, run = layers.named(model), _Run(model, names)
     with ExitStack() as undo:
         for name in names:
-            undo.callback(modules[name].register_forward_hook(run.hook(name)).remove)
+            undo.callback(modules[layers.split(name)[0]].register_forward_hook(run.hook(name)).remove)
         undo.callback(run.close)
         yield run.look
 
@@ -52,12 +52,15 @@ class _Run:
 
     def hook(self, name: str) -> Callable[..., Tensor | None]:
         """Keep a layer's output and hand on a clone, or hand on what is put in its place."""
+        _, wanted = layers.split(name)
 
         def keep(module: nn.Module, args: Any, output: Any) -> Tensor | None:
             self.times[name] = self.times.get(name, 0) + 1
             if self.swap is not None:
                 layer, call, put = self.swap
                 return put(output) if (layer, call) == (name, self.times[name]) else None
+            if wanted is not None and self.times[name] != wanted + 1:
+                return None
             layout = layers.read(output, self.image, self.calls)
             if layout is None:
                 self.unfit[name] = (
@@ -90,7 +93,7 @@ class _Run:
                 result = pick(self._forward(images), output)
             for name in self.names:
                 if name not in self.kept:
-                    raise ValueError(_no_map(name, self.unfit.get(name), self.calls))
+                    raise ValueError(_no_map(name, self.unfit.get(name), self.times.get(name, 0), self.calls))
             with torch.enable_grad():
                 aimed = aim(target, result, label, partial(layers.weight_of_head, self.calls, result))
             if aimed.score.requires_grad:
@@ -136,6 +139,8 @@ class _Run:
             self.swap = None
 
 
-def _no_map(name: str, returned: str | None, calls: list[Call]) -> str:
+def _no_map(name: str, returned: str | None, times: int, calls: list[Call]) -> str:
+    if times and not returned:
+        return f"The layer {layers.split(name)[0]!r} is called {times} times: name #0 to #{times - 1}, not {name!r}."
     what = f"returned {returned}; expected a map [b c u v] of more than one cell" if returned else "did not run in this forward"
     return f"The layer {name!r} {what}. Layers with a map: {layers.candidates(calls, name)}."

@@ -81,9 +81,9 @@ def heats(look: Look, layers: Sequence[str], methods: Sequence[Named[Any]], fusi
     if fusion is None:
         for layer in layers:
             for method in methods:
-                yield Map(maps(look, layer, method), layer, layer, f"{layer}/{method.label}", method.label)
+                yield Map(maps(look, layer, method), layer, look.title(layer), f"{layer}/{method.label}", method.label)
         return
-    title = f"{fusion.label} of {', '.join(layers)}"
+    title = f"{fusion.label} of {', '.join(look.title(layer) for layer in layers)}"
     for method in methods:
         heat = fused([maps(look, layer, method) for layer in layers], fusion)
         yield Map(heat, layers[-1], title, f"fused/{method.label}", method.label)

@@ -104,7 +104,7 @@ def _patch_grids(calls: list[Call]) -> list[tuple[int, ...]]:
 
 
 def find(model: nn.Module, layer: str | nn.Module) -> str:
-    """The layer's dotted name in the model.
+    """The layer's dotted name in the model; ``name#i`` for one call of a layer that is called several times.
 
     Raises:
         ValueError: if the model has no such layer; near names are told.
@@ -115,12 +115,27 @@ def find(model: nn.Module, layer: str | nn.Module) -> str:
             if module is layer or getattr(module, "_orig_mod", None) is layer:
                 return name
         raise ValueError(f"The layer given, a {type(layer).__name__}, is not part of the {type(model).__name__}.")
+    base, call = split(layer)
+    if call is not None:
+        return f"{find(model, base)}#{call}"
     if clean(layer) not in modules or not layer:
         ends = [name for name in modules if name.endswith("." + layer)]
         hint = f" Did you mean {ends[0]!r}?" if ends else nearest(layer, modules)
         shown = ", ".join(name for name, _ in model.named_children())
         raise ValueError(f"{type(model).__name__} has no layer {layer!r}.{hint} Its top level: {shown}.")
     return clean(layer)
+
+
+def split(name: str) -> tuple[str, int | None]:
+    """A layer's dotted name and which of its calls is meant, from 0; None for the last."""
+    base, _, call = name.rpartition("#")
+    return (base, int(call)) if base and call.isdigit() else (name, None)
+
+
+def _title(calls: list[Call], i: int) -> str:
+    """A call's name, with its number where the module is called several times."""
+    same = [j for j, call in enumerate(calls) if call.name == calls[i].name]
+    return f"{calls[i].name}#{same.index(i)}" if len(same) > 1 else calls[i].name
 
 
 def sides(model: nn.Module) -> int:
@@ -174,7 +189,7 @@ def choose(model: nn.Module, images: Tensor, output: Output = None) -> str:
     fit = [i for i in maps if not isinstance(calls[i].module, _PASSIVE)]
     if not fit:
         raise ValueError("No module of this model returns a spatial map [b c u v]; name a layer, or a tensor with one.")
-    return next((calls[i].name for i in fit if _feeds(calls[i], kept.get(i), score)), calls[fit[0]].name)
+    return _title(calls, next((i for i in fit if _feeds(calls[i], kept.get(i), score)), fit[0]))
 
 
 def _feeds(call: Call, kept: Tensor | None, score: Any) -> bool:
@@ -203,7 +218,7 @@ def weight_of_head(calls: list[Call], logits: Any) -> Tensor | None:
 
 def candidates(calls: list[Call], near: str = "", most: int = 6) -> str:
     """The modules that return a map, with shapes, as the end of an error message; those near a name first."""
-    maps = {call.name: call.map_shape for call in calls if call.layout and call.name}
+    maps, near = {call.name: call.map_shape for call in calls if call.layout and call.name}, split(near)[0]
     close = [name for name in maps if near and (name.startswith(near.split(".")[0]))]
     ordered = [*reversed(close), *(name for name in reversed(maps) if name not in close)][:most]
     return "; ".join(f"{name} {'x'.join(map(str, maps[name]))}" for name in ordered) or "none"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_cam import layers
 from lightning_cam.attention import Attention, attend
@@ -50,6 +50,10 @@ class Look:
     again: Callable[..., Tensor]  # (look, layer, samples, image, activation) -> scores [n t] of changed samples
     at: Callable[..., "Look"]  # (look, images) -> the same look at other images
     _gradients: dict[int, dict[str, Tensor | None]] = field(default_factory=dict)
+
+    def title(self, layer: str) -> str:
+        """The layer's name, with the number of the call kept where it has run several times."""
+        return layer if self.kept[layer].calls == 1 or "#" in layer else f"{layer}#{self.kept[layer].calls - 1}"
 
     def seen(self, layer: str, position: int = 0) -> "Seen":
         """The look at one layer, for the target at one position."""
@@ -138,10 +142,19 @@ class Seen:
         if layout.prefix and not maps.any() and gradient.any():
             raise ValueError(
                 f"The gradient at {self.layer!r} is exactly zero on the whole map: the score reads only the class token, which "
-                "nothing behind this layer mixes with the others. Name a layer before the last attention, such as the last "
-                f"block's first norm. {near}"
+                f"nothing behind this layer mixes with the others. Name {self._before_attention()}. {near}"
             )
         return maps
+
+    def _before_attention(self) -> str:
+        """The last layer whose tokens attention still mixes, where attention is seen; else in general words."""
+        try:
+            name = self.look.attention.blocks[-1].name
+        except (ValueError, RuntimeError):
+            return "a layer before the last attention, such as the last block's first norm"
+        inside = [i for i, call in enumerate(self.look.calls) if f"{call.name}.".startswith(f"{name}.")]
+        rows = [call for call in self.look.calls[: inside[0]] if call.layout and not isinstance(call.module, nn.Linear)]
+        return f"the layer before the last attention, {rows[-1].name!r}, or one before it"
 
     @property
     def attention(self) -> Attention:
@@ -160,9 +173,10 @@ class Seen:
     @property
     def head(self) -> Call | None:
         """The classifier behind the layer, if it is one linear layer or 1x1 convolution and nothing else with weights."""
-        after = [call.name for call in self.look.calls]
-        start = len(after) - after[::-1].index(self.layer)
-        weighted = [call for call in self.look.calls[start:] if call.name and any(True for _ in call.module.parameters(False))]
+        base, which = layers.split(self.layer)
+        own = [i for i, call in enumerate(self.look.calls) if call.name == base]
+        after = self.look.calls[own[-1 if which is None else which] + 1 :]
+        weighted = [call for call in after if call.name and any(True for _ in call.module.parameters(False))]
         classes = self.logits.shape[1] if isinstance(self.logits, Tensor) and self.logits.ndim == 2 else None
         return layers.head_call(weighted, classes) if len(weighted) == 1 else None
 
