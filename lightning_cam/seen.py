@@ -148,13 +148,14 @@ class Seen:
 
     def _before_attention(self) -> str:
         """The last layer whose tokens attention still mixes, where attention is seen; else in general words."""
+        general = "a layer before the last attention, such as the last block's first norm"
         try:
             name = self.look.attention.blocks[-1].name
         except (ValueError, RuntimeError):
-            return "a layer before the last attention, such as the last block's first norm"
+            return general
         inside = [i for i, call in enumerate(self.look.calls) if f"{call.name}.".startswith(f"{name}.")]
         rows = [call for call in self.look.calls[: inside[0]] if call.layout and not isinstance(call.module, nn.Linear)]
-        return f"the layer before the last attention, {rows[-1].name!r}, or one before it"
+        return f"the layer before the last attention, {rows[-1].name!r}, or one before it" if rows else general
 
     @property
     def attention(self) -> Attention:

@@ -54,7 +54,8 @@ def le_grad(seen: Seen) -> Float[Tensor, "b u v"]:
     the model's own pooling, norm and head. Specific to the score, >= 0, in units of the score; the paper's map is this one
     scaled to [0, 1]. The last block's term is taken from the score itself.
 
-    Source: Bousselham et al. 2024, section 3, arXiv 2404.03214; their code pools all tokens, also before a class-token head.
+    Source: Bousselham et al. 2024, section 3, arXiv 2404.03214. Their code for CLIP pools all tokens by their mean, also where
+    the model reads the class token, and by default takes the last two blocks; here it is the model's own reading, of all.
 
     Raises:
         ValueError: if the model has no attention over all tokens of the image, or hides it, or its blocks share modules.
@@ -72,8 +73,8 @@ def grad_eclip(seen: Seen) -> Float[Tensor, "b u v"]:
     before its projection, and ``lambda_i = minmax_i cos(q, k_i)``. For models pooled by a class token, such as the image
     tower of CLIP with an embedding's similarity as target. Specific to the score, >= 0, in its units.
 
-    Source: Zhao et al., ICML 2024, eq. 8 to 10, arXiv 2502.18816; their code recomputes the last block with a single head,
-    here the model's own heads are kept.
+    Source: Zhao et al., ICML 2024; extended as arXiv 2502.18816. Their code recomputes the last block with a single head; here
+    the model's own heads are kept.
 
     Raises:
         ValueError: if queries and values of the last block are hidden, or the score reads no single token.
