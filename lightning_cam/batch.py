@@ -28,7 +28,8 @@ class Batch:
         samples: the first n of the dataset, a list of dataset indices, or a batch handed in as the loader would give it.
         per_class: take this many of each class instead of the first n, classes in order.
         loader: which of several validation loaders, by position or key.
-        image: key, position, attribute or callable that takes the images [b c h w] out of a batch.
+        image: key, position, attribute or callable that takes the images [b c h w] out of a batch; signals [b c t] or volumes
+            [b c d h w] for a model that begins with a convolution of one or three dimensions.
         label: the same for the labels [b]; may be absent.
         regions: the same for boxes (x0, y0, x1, y1; [b 4] or [b n 4], pixels of the image the model sees, ends excluded,
             rows of NaN ignored) or masks [b h w]; a dict names several regions.
@@ -69,7 +70,7 @@ class Batch:
 class FixedBatch:
     """The samples every look shows, on the model's device."""
 
-    images: Shaped[Tensor, "b c h w"]
+    images: Shaped[Tensor, "b c *s"]
     labels: Shaped[Tensor, "b ..."] | None = None
     regions: Mapping[str, Bool[Tensor, "b h w"]] = field(default_factory=dict)
     names: tuple[str, ...] = ()
@@ -100,13 +101,18 @@ def is_indices(samples: Any) -> bool:
     return isinstance(samples, Sequence) and len(samples) > 0 and all(type(i) is int for i in samples)
 
 
-def read(batch: Any, how: Batch) -> FixedBatch:
+def read(batch: Any, how: Batch, sides: int = 2) -> FixedBatch:
     """Take images, labels and regions out of a collated batch that is already where the model is.
+
+    Args:
+        batch: the batch as the loader gives it.
+        how: where it holds what.
+        sides: how many sides the model's images have: 1 for signals, 3 for volumes and videos.
 
     Raises:
         ValueError: for a batch without an image, or a key it does not have.
     """
-    images = _images(batch, how.image)
+    images = _images(batch, how.image, sides)
     labels = _take(batch, how.label, "label") if how.label is not None else _find(batch, _LABEL_KEYS, 1)
     if labels is not None and not isinstance(labels, Tensor):
         labels = torch.as_tensor(labels, device=images.device) if numbers(labels) else None
@@ -119,18 +125,19 @@ def read(batch: Any, how: Batch) -> FixedBatch:
     return FixedBatch(images, labels, masks, names=tuple(f"sample {i}" for i in range(len(images))))
 
 
-def _images(batch: Any, key: Key) -> Shaped[Tensor, "b c h w"]:
+def _images(batch: Any, key: Key, sides: int) -> Shaped[Tensor, "b c *s"]:
     found = _take(batch, key, "image") if key is not None else _find(batch, _IMAGE_KEYS, 0)
     if isinstance(found, list | tuple) and found and all(isinstance(one, Tensor) for one in found):
         if len({one.shape for one in found}) > 1:
             raise ValueError("The images of the batch differ in size, so they cannot be shown as one batch; resize them.")
         found = torch.stack(list(found))
-    if isinstance(found, Tensor) and found.ndim == 3 and key is not None:
+    if isinstance(found, Tensor) and found.ndim == sides + 1 and key is not None:
         found = found[:, None]
-    if not isinstance(found, Tensor) or found.ndim != 4:
+    if not isinstance(found, Tensor) or found.ndim != sides + 2:
+        shape = ("signals [b c t]", "images [b c h w]", "volumes [b c d h w]")[sides - 1]
         what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise ValueError(
-            f"No images [b c h w] in the batch: {describe(batch)}; found {what}. Say where they are with Batch(image=...): "
+            f"No {shape} in the batch: {describe(batch)}; found {what}. Say where they are with Batch(image=...): "
             "a key, a position or a callable."
         )
     return found

@@ -1,10 +1,11 @@
 """``explain``: one look at a model, without a Trainer. b batch, t targets, u v map, h w image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from lightning_cam import layers, render
 from lightning_cam import target as targets
 from lightning_cam.capture import watch
 from lightning_cam.family import METHODS
-from lightning_cam.heat import extent, scaled
+from lightning_cam.heat import extent, peak, scaled
 from lightning_cam.output import Output
 from lightning_cam.render.style import Style
 from lightning_cam.undisturbed import undisturbed
@@ -42,37 +43,84 @@ class Explanation:
     method: str
     images: Shaped[Tensor, "n ..."]
 
-    def overlay(self, style: Style | None = None) -> UInt8[Tensor, "*b 3 h w"]:
-        """Every map over its image, at the image's size: [b 3 h w], or [b t 3 h w] for several targets."""
-        style = style or Style()
-        base = render.to_rgb(self.images, style.normalization)
-        if self.heat.ndim == 4:
-            base = base[:, None].expand(-1, self.heat.shape[1], -1, -1, -1)
-        return render.blend(base, render.shown(self.unit(style), (base.shape[-2], base.shape[-1])), style)
+    def overlay(self, style: Style | None = None) -> UInt8[Tensor, "..."]:
+        """Every map over its image, at the image's size: [b 3 h w], or [b t 3 h w] for several targets.
+
+        Of volumes every slice, [b 3 d h w]; signals as lines of the style's size. An absent target shows no heat.
+        """
+        drawn = self._drawn(render.overlays, style or Style())
+        return drawn.unflatten(0, (-1, self._targets)) if self._several else drawn
 
     def unit(self, style: Style | None = None) -> Float[Tensor, "*b u v"]:
         """The maps scaled to [0, 1] as the style says; ``run`` means the same as ``batch`` here."""
         style = style or Style()
-        flat = self.heat.reshape(-1, *self.heat.shape[-2:])
-        return scaled(flat, *extent(flat, style.unit, style.scale)).reshape(self.heat.shape)
+        flat = self.heat.flatten(0, 1) if self._several else self.heat
+        return scaled(flat, *extent(flat, style.unit, style.scale), style.nothing).reshape(self.heat.shape)
+
+    def sheet(self, style: Style | None = None, names: Sequence[str] | None = None) -> UInt8[Tensor, "3 height width"]:
+        """All of it as one picture: a card for each image and target, and the colour scale.
+
+        Args:
+            style: how maps are shown.
+            names: the images' names; by default their numbers.
+        """
+        style, t = style or Style(), self._targets
+        heat = self.heat.flatten(0, 1) if self._several else self.heat
+        told = torch.stack([self.score.flatten().float(), peak(heat).float(), self._classes.flatten().float()], 1)
+        words = []
+        for i, (score, strong, c) in enumerate(told.tolist()):
+            name = self._names(names)[i // t]
+            words.append(render.Caption(name if c < 0 else f"class {c:.0f} · {name}", f"score {score:.3g}, peak {strong:.3g}"))
+        cards = self._present
+        base = render.ground(self.images, style.normalization).repeat_interleave(t, 0)[cards]
+        unit = self.unit(style).reshape(heat.shape)[cards]
+        count = f"{len(self.images)} samples" + (f", {t} targets each" if self._several else "")
+        columns = t if self._several and len(cards) == len(words) else None
+        title = f"{self.method} at {self.layer}", count
+        return render.sheet(base, unit, [words[i] for i in cards], title, style, columns)
 
     def save(self, folder: str | Path, names: Sequence[str] | None = None, style: Style | None = None) -> list[Path]:
         """Write ``<name>_<method>.jpg`` for each image, ``<name>_<method>_<class>.jpg`` for several targets."""
-        style = style or Style()
-        names = names or [f"{i:03d}" for i in range(len(self.images))]
-        if len(names) != len(self.images):
-            raise ValueError(f"{len(names)} names were given for {len(self.images)} images.")
-        pixels = render.to_host(self.overlay(style))
+        style, t = style or Style(), self._targets
+        names = self._names(names)
+        pixels = render.to_host(self._drawn(render.flat, style))
+        classes = self._classes.flatten().tolist()
         ending = "jpg" if style.encoding == "jpeg" else "png"
         Path(folder).mkdir(parents=True, exist_ok=True)
         written = []
-        for i, name in enumerate(names):
-            several = pixels[i] if self.heat.ndim == 4 else pixels[i][None]
-            for t, one in enumerate(several):
-                which = "" if self.heat.ndim == 3 else f"_{t if self.classes is None else int(self.classes[i, t])}"
-                written.append(Path(folder) / f"{name}_{self.method}{which}.{ending}")
-                written[-1].write_bytes(render.encode(one, style.encoding))
+        for i in self._present:
+            which = f"_{classes[i] if classes[i] >= 0 else i % t}" if self._several else ""
+            written.append(Path(folder) / f"{names[i // t]}_{self.method}{which}.{ending}")
+            written[-1].write_bytes(render.encode(pixels[i], style.encoding))
         return written
+
+    @property
+    def _several(self) -> bool:
+        return self.score.ndim == 2
+
+    @property
+    def _targets(self) -> int:
+        return self.score.shape[1] if self._several else 1
+
+    @property
+    def _classes(self) -> Tensor:
+        return torch.full_like(self.score, -1).long() if self.classes is None else self.classes
+
+    @property
+    def _present(self) -> list[int]:
+        """Positions of the maps to show: not those of absent targets, whose score is NaN; all if none has a number."""
+        there = ~self.score.flatten().isnan()
+        return (there | ~there.any()).nonzero()[:, 0].tolist()
+
+    def _names(self, names: Sequence[str] | None) -> Sequence[str]:
+        names = names or [f"{i:03d}" for i in range(len(self.images))]
+        if len(names) != len(self.images):
+            raise ValueError(f"{len(names)} names were given for {len(self.images)} images.")
+        return names
+
+    def _drawn(self, draw: Callable[..., Tensor], style: Style) -> Tensor:
+        base = render.ground(self.images, style.normalization).repeat_interleave(self._targets, 0)
+        return draw(base, self.unit(style).reshape(len(base), *self.heat.shape[2 if self._several else 1 :]), style)
 
 
 def explain(

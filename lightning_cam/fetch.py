@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import IterableDataset, default_collate
 
 from lightning_cam import dataset as datasets
+from lightning_cam import layers
 from lightning_cam.batch import Batch, FixedBatch, is_indices, read
 from lightning_cam.undisturbed import same_generators, same_randomness
 
@@ -26,10 +27,11 @@ def fetch(trainer: Any, module: Any, how: Batch) -> FixedBatch:
     Raises:
         ValueError: for an index out of range, a loader that does not exist, or a batch that cannot be read.
     """
+    sides = layers.sides(module)
     with same_randomness(seed=0), torch.inference_mode(False), torch.no_grad():
         if how.given:
             given = copy.deepcopy(how.samples)  # hooks may write into it, and it is read anew for every run
-            batch = read(_transfer(trainer, module, given), how)
+            batch = read(_transfer(trainer, module, given), how, sides)
             return replace(batch, classes=_classes(how, trainer, module, None))
         loader, which, position = _loader(trainer, module, how.loader)
         data = getattr(loader, "dataset", None)
@@ -40,7 +42,7 @@ def fetch(trainer: Any, module: Any, how: Batch) -> FixedBatch:
             and not isinstance(data, IterableDataset)
         ):
             with same_generators(data):
-                indices = _indices(data, how, loader)
+                indices = _indices(data, how, loader, sides)
                 raw = _collate(loader)([data[i] for i in indices])
             names = tuple(datasets.name_of(data, i) for i in indices)
             origin = f"{which}, indices {', '.join(map(str, indices))}"
@@ -52,7 +54,7 @@ def fetch(trainer: Any, module: Any, how: Batch) -> FixedBatch:
                 f"CAMCallback: {which} has no samples by index, so its first samples, read once, are watched.",
                 stacklevel=2,
             )
-        batch = read(_transfer(trainer, module, raw, position), how)
+        batch = read(_transfer(trainer, module, raw, position), how, sides)
         if not names:
             batch = batch.first(_count(how))
         return replace(
@@ -105,11 +107,11 @@ def _loader(trainer: Any, module: Any, which: int | str) -> tuple[Any, str, int]
     return listed[which], f"{stage} set {which}" if len(listed) > 1 else f"{stage} set", which
 
 
-def _indices(data: Any, how: Batch, loader: Any) -> list[int]:
+def _indices(data: Any, how: Batch, loader: Any, sides: int) -> list[int]:
     if how.per_class is not None:
         labels = datasets.labels_of(data)
         if labels is None:
-            scanned = [read(_collate(loader)([data[i]]), how).labels for i in range(min(len(data), _SCAN))]
+            scanned = [read(_collate(loader)([data[i]]), how, sides).labels for i in range(min(len(data), _SCAN))]
             if any(label is None or label.numel() != 1 for label in scanned):
                 raise ValueError("Batch(per_class=...) needs one class a sample; name the labels with Batch(label=...).")
             labels = torch.cat([label.flatten().cpu() for label in scanned if label is not None])

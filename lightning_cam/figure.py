@@ -30,7 +30,7 @@ class Told:
 
 def heat(unit: Float[Tensor, "1 u v"], style: Style) -> UInt8[Tensor, "3 s s"]:
     """The heat map alone."""
-    return colour(render.shown(unit, (SIDE, SIDE)), style.colormap)[0]
+    return colour(render.shown(unit, (SIDE, SIDE)), style.colours)[0]
 
 
 def overlay(photo: UInt8[Tensor, "1 3 s s"], unit: Float[Tensor, "1 u v"], text: str, style: Style) -> UInt8[Tensor, "3 s s"]:

@@ -1,5 +1,6 @@
-"""Shapes and scales of raw maps. b batch, t targets, u v map, h w image."""
+"""Shapes and scales of raw maps. b batch, t targets, n maps, m map (u v for pictures), h w image."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -7,46 +8,66 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-Unit = Literal["relu", "minmax"]
+Unit = Literal["relu", "minmax", "signed"]
 Scale = Literal["image", "batch", "run"]
 
-
-def resize(heat: Float[Tensor, "*b u v"], size: tuple[int, int]) -> Float[Tensor, "*b h w"]:
-    """Bilinear resize with half-pixel centres and no antialiasing, as ``cv2.resize(..., INTER_LINEAR)`` does."""
-    flat = heat.reshape(-1, 1, *heat.shape[-2:])
-    return F.interpolate(flat, size, mode="bilinear", align_corners=False).reshape(*heat.shape[:-2], *size)
+_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
-def peak(heat: Float[Tensor, "*b u v"]) -> Float[Tensor, "*b"]:
+def resize(heat: Float[Tensor, "..."], size: Sequence[int]) -> Float[Tensor, "..."]:
+    """Linear resize of the last dimensions, as many as ``size`` has (one to three), with half-pixel centres.
+
+    In two dimensions it is what ``cv2.resize(..., INTER_LINEAR)`` does: bilinear, without antialiasing.
+    """
+    sides = len(size)
+    flat = heat.reshape(-1, 1, *heat.shape[-sides:])
+    resized = F.interpolate(flat, tuple(size), mode=_LINEAR[sides], align_corners=False)
+    return resized.reshape(*heat.shape[:-sides], *size)
+
+
+def peak(heat: Float[Tensor, "n *m"]) -> Float[Tensor, "n"]:
     """The largest value of each raw map: its strength, in the units of the score."""
-    return heat.amax((-2, -1))
+    return heat.flatten(1).amax(1)
 
 
 def extent(
-    heat: Float[Tensor, "*b u v"],
+    heat: Float[Tensor, "n *m"],
     unit: Unit,
     scale: Scale | float = "image",
     run: tuple[float, float] = (torch.inf, -torch.inf),
-) -> tuple[Float[Tensor, "*c 1 1"], Float[Tensor, "*c 1 1"]]:
-    """The raw values shown as 0 and as 1: (0, maximum) for ``relu``, (minimum, maximum) for ``minmax``.
+) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+    """The raw values at the two ends of the colours, [n 1 ...] or [1 1 ...].
 
-    Taken over each map (``image``), over all given (``batch``), over these and the extremes of the run before (``run``), or
-    (0, scale) where the scale is a number.
+    They are (0, maximum) for ``relu``, (minimum, maximum) for ``minmax``, (-m, m) for ``signed`` with m the largest absolute
+    value; over each map (``image``), over all given (``batch``), over these and the extremes of the run before (``run``), or
+    of a number as the maximum or m. Absent maps, all NaN, do not count.
     """
+    ones = (1,) * (heat.ndim - 1)
     if not isinstance(scale, str):
-        return heat.new_zeros(1, 1, 1), heat.new_full((1, 1, 1), scale)
-    low, high = heat.amin((-2, -1), keepdim=True), heat.amax((-2, -1), keepdim=True)
+        high = heat.new_full((1, *ones), scale)
+        return (-high if unit == "signed" else torch.zeros_like(high)), high
+    flat = heat.flatten(1)
+    low, high = flat.amin(1), flat.amax(1)
     if scale != "image":
-        low, high = low.amin().reshape(1, 1, 1), high.amax().reshape(1, 1, 1)
+        low, high = low.where(~low.isnan(), torch.inf).amin(0, True), high.where(~high.isnan(), -torch.inf).amax(0, True)
     if scale == "run":
         low, high = low.clamp(max=run[0]), high.clamp(min=run[1])
+    low, high = low.reshape(-1, *ones), high.reshape(-1, *ones)
+    if unit == "signed":
+        most = torch.maximum(-low, high)
+        return -most, most
     return (torch.zeros_like(low), high.clamp(min=0)) if unit == "relu" else (low, high)
 
 
 def scaled(
-    heat: Float[Tensor, "*b u v"], low: Float[Tensor, "*c 1 1"], high: Float[Tensor, "*c 1 1"]
-) -> Float[Tensor, "*b u v"]:
-    """Map [low, high] linearly onto [0, 1], clipped; a map without extent, and NaN, become 0."""
+    heat: Float[Tensor, "n *m"], low: Float[Tensor, "..."], high: Float[Tensor, "..."], nothing: float = 0.0
+) -> Float[Tensor, "n *m"]:
+    """Map [low, high] linearly onto [0, 1], clipped; a map without extent, and NaN, become what stands for ``nothing``."""
     span = high - low
     inside = (heat - low) / span.where(span > 0, 1)
-    return inside.where(span > 0, 0).nan_to_num(0).clamp(0, 1)
+    return inside.where(span > 0, nothing).nan_to_num(nothing).clamp(0, 1)
+
+
+def nothing(unit: Unit) -> float:
+    """What stands for no evidence among values scaled to [0, 1]: the middle of a signed map, else 0."""
+    return 0.5 if unit == "signed" else 0.0

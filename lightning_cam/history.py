@@ -21,11 +21,11 @@ class History:
 
     titles: list[str] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
-    heats: list[Float[Tensor, "b u v"]] = field(default_factory=list)
+    heats: list[Float[Tensor, "b *m"]] = field(default_factory=list)
     lowest: float = torch.inf
     highest: float = -torch.inf
 
-    def add(self, title: str, heat: Float[Tensor, "b u v"], low: float, high: float) -> None:
+    def add(self, title: str, heat: Float[Tensor, "b *m"], low: float, high: float) -> None:
         """Add one look; maps of another shape (another batch or input size) begin anew."""
         if self.heats and self.heats[-1].shape != heat.shape:
             self.titles, self.places, self.heats = [], [], []

@@ -1,4 +1,4 @@
-"""The pictures of one look: the sheet and the filmstrip. b batch, t targets, u v map."""
+"""The pictures of one look: the sheet and the filmstrip. b batch, t targets, n maps, k of them shown, m map."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,31 +26,40 @@ class Subject:
 
 
 def draw(
-    batch: FixedBatch, look: Look, heat: Float[Tensor, "b t u v"], subject: Subject, moment: Moment, album: "Album"
+    batch: FixedBatch, look: Look, heat: Float[Tensor, "b t *m"], subject: Subject, moment: Moment, album: "Album"
 ) -> dict[str, render.Picture]:
-    """The sheet under the suffix "", and during a fit the filmstrip under "/filmstrip"."""
+    """The sheet under the suffix "", and during a fit the filmstrip under "/filmstrip"; absent targets are left out."""
     style, history, flat, t = album.style, album.history, heat.flatten(0, 1), heat.shape[1]
-    history.add(moment.short, flat, *torch.stack([flat.amin(), flat.amax()]).tolist())
+    values = flat if look.aim.absent is None else flat[~look.aim.absent.flatten()]
+    history.add(moment.short, flat, *(torch.stack([values.amin(), values.amax()]).tolist() if len(values) else (0.0, 0.0)))
     run = history.lowest, history.highest
-    base = render.to_rgb(batch.images, style.normalization or batch.normalization).repeat_interleave(t, 0)
-    unit = scaled(flat, *extent(flat, style.unit, style.scale, run))
+    cards = list(range(len(flat))) if look.aim.absent is None else (~look.aim.absent).flatten().nonzero()[:, 0].tolist()
+    if not cards:
+        return {}
+    base = render.ground(batch.images, style.normalization or batch.normalization).repeat_interleave(t, 0)[cards]
+
+    def unit(maps: Float[Tensor, "n *m"]) -> Float[Tensor, "k *m"]:
+        return scaled(maps, *extent(maps, style.unit, style.scale, run), style.nothing)[cards]
+
     about = words.description(batch, subject.layer, subject.method, look, subject.target, style)
     head = f"{subject.method} at {subject.layer}"
     under = f"{moment.title} · step {moment.step} · target: {subject.target}"
-    sheet = render.sheet(base, unit, words.captions(batch, look, heat), (head, under), style, columns=t if t > 1 else None)
+    captions = words.captions(batch, look, heat)
+    columns = t if t > 1 and look.aim.absent is None else None
+    sheet = render.sheet(base, unit(flat), [captions[i] for i in cards], (head, under), style, columns=columns)
 
     def overlays() -> dict[str, Any]:
-        drawn = render.to_host(render.blend(base, render.shown(unit, (base.shape[-2], base.shape[-1])), style))
-        return dict(zip(batch.names if t == 1 else [f"{n}_{i}" for n in batch.names for i in range(t)], drawn, strict=True))
+        names = batch.names if t == 1 else [f"{n}_{i}" for n in batch.names for i in range(t)]
+        return dict(zip([names[i] for i in cards], render.to_host(render.flat(base, unit(flat), style)), strict=True))
 
     pictures = {"": render.Picture(render.to_host(sheet), about, style.encoding, overlays)}
     if moment.fitting:
         chosen = history.spread(album.columns)
-        heats = [history.heats[i].to(flat) for i in chosen]
-        units = torch.stack([scaled(one, *extent(one, style.unit, style.scale, run)) for one in heats])
+        units = torch.stack([unit(history.heats[i].to(flat)) for i in chosen])
         titles = [history.titles[i] for i in chosen]
         under = f"by epochs trained, up to {moment.title}"
-        strip = render.filmstrip(base, units, words.rows(batch, t), titles, (head, under), style)
+        rows = words.rows(batch, look)
+        strip = render.filmstrip(base, units, [rows[i] for i in cards], titles, (head, under), style)
         pictures["/filmstrip"] = render.Picture(render.to_host(strip), about, style.encoding)
     return pictures
 

@@ -90,12 +90,13 @@ def find(spec: Any) -> Target:
 
 def fixed(classes: Tensor) -> Target:
     """One class for all samples (a 0-d tensor), or one a sample (shape [b])."""
-    if classes.numel() and int(classes.min()) < 0:
-        raise ValueError(f"Class {int(classes.min())} is out of range: classes count from 0.")
+    lowest = int(classes.min()) if classes.numel() else 0
 
     def fixed(logits: Tensor, label: Tensor | None) -> Int[Tensor, "b"]:
         if classes.ndim and len(classes) != len(logits):
             raise ValueError(f"{len(classes)} target classes were given for {len(logits)} samples; expected one a sample.")
+        if lowest < 0:  # elsewhere -1 says that there is no target
+            raise ValueError(_out_of_range(lowest, logits.shape[1]))
         return classes.to(logits.device).long().expand(len(logits))
 
     return fixed
@@ -105,7 +106,9 @@ class Several:
     """Targets side by side."""
 
     def __init__(self, targets: list[Target]) -> None:
-        self.targets = targets
+        self.targets: list[Target] = [
+            one for each in targets for one in (each.targets if isinstance(each, Several) else [each])
+        ]
 
     def __call__(self, output: Any, label: Tensor | None, weight: Tensor | None = None) -> list[Any]:
         """Every target's answer."""
@@ -206,10 +209,14 @@ def logits_of(classes: Int[Tensor, "b t"], logits: Any) -> tuple[Float[Tensor, "
     low, high = torch.stack([classes.min(), classes.max()]).tolist()
     if low < -1 or high >= k:
         wrong = low if low < -1 else high
-        raise ValueError(f"Class {wrong} is out of range: the model has {k} outputs, so classes are 0 to {k - 1}.")
+        raise ValueError(_out_of_range(wrong, k))
     absent = classes < 0 if low < 0 else None
     score = logits.gather(1, classes if absent is None else classes.clamp(min=0))
     return (score if absent is None else score.masked_fill(absent, torch.nan)), absent
+
+
+def _out_of_range(c: int, k: int) -> str:
+    return f"Class {c} is out of range: the model has {k} outputs, so classes are 0 to {k - 1}."
 
 
 def _side_by_side(aims: list[Aim]) -> Aim:

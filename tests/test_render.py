@@ -23,7 +23,7 @@ def bgr(rgb):
     return np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()[..., ::-1])
 
 
-@pytest.mark.parametrize("name", colormap.names())
+@pytest.mark.parametrize("name", [name for name in colormap.names() if name != "blue_red"])
 def test_every_colour_map_equals_opencv(name):
     values = torch.arange(256)
     ours = colormap.colour((values / 255)[None], name)[:, 0].T.numpy()
@@ -34,7 +34,7 @@ def test_every_colour_map_equals_opencv(name):
 
 def test_all_of_opencvs_colour_maps_are_there():
     assert {"jet", "viridis", "inferno", "turbo", "cividis", "twilight_shifted"} <= set(colormap.names())
-    assert len(colormap.names()) == sum(name.startswith("COLORMAP_") for name in dir(cv2))
+    assert len(colormap.names()) == 1 + sum(name.startswith("COLORMAP_") for name in dir(cv2))
 
 
 @pytest.mark.parametrize("size", [(224, 224), (37, 90), (3, 5), (8, 10)])
@@ -85,7 +85,7 @@ def test_weights_complete_each_other():
     ("options", "message"),
     [
         ({"colormap": "virdis"}, "No colour map 'virdis'. Did you mean 'viridis'"),
-        ({"unit": "min-max"}, "expected one of relu, minmax. Did you mean 'minmax'"),
+        ({"unit": "min-max"}, "expected one of relu, minmax, signed. Did you mean 'minmax'"),
         ({"scale": "imge"}, "Did you mean 'image'"),
         ({"scale": -1.0}, "above 0"),
         ({"panels": ("image", "heet")}, "Did you mean 'heat'"),
@@ -210,3 +210,76 @@ def test_encoded_pictures_decode_to_themselves(encoding, tolerance):
     picture = render.Picture(render.to_host(pixels), "", encoding)
     decoded = cv2.imdecode(np.frombuffer(picture.encode(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     assert np.abs(decoded.astype(int) - picture.pixels.astype(int)).max() <= tolerance
+
+
+def test_signed_maps_are_centred_at_zero_by_whatever_scale():
+    heat = torch.tensor([[[-1.0, 2.0, 0.0]], [[-4.0, 1.0, 0.0]]])
+    assert scaled(heat, *extent(heat, "signed"), 0.5).tolist() == [[[0.25, 1, 0.5]], [[0, 0.625, 0.5]]]
+    assert scaled(heat, *extent(heat, "signed", "batch"), 0.5).tolist() == [[[0.375, 0.75, 0.5]], [[0, 0.625, 0.5]]]
+    assert scaled(heat, *extent(heat, "signed", "run", (-8.0, 3.0)), 0.5).tolist()[0] == [[0.4375, 0.625, 0.5]]
+    assert scaled(heat, *extent(heat, "signed", 2.0), 0.5).tolist() == [[[0.25, 1, 0.5]], [[0, 0.75, 0.5]]]
+    for blank in (torch.zeros(1, 2, 2), torch.full((1, 2, 2), torch.nan)):
+        for scale in ("image", "batch", "run"):
+            assert scaled(blank, *extent(blank, "signed", scale), Style(unit="signed").nothing).unique().tolist() == [0.5]
+    half = torch.cat([heat[:1], torch.full((1, 1, 3), torch.nan)])
+    assert scaled(half, *extent(half, "signed", "batch"), 0.5).tolist() == [[[0.25, 1, 0.5]], [[0.5] * 3]]
+
+
+def lightness(rgb):
+    lab = cv2.cvtColor((rgb[None].numpy() / 255).astype(np.float32), cv2.COLOR_RGB2LAB)[0]
+    return lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
+
+
+def test_blue_red_is_balanced_about_a_neutral_middle():
+    rgb = colormap.table("blue_red", torch.device("cpu"))
+    assert colormap.colour(torch.full((1, 1, 1), 0.5), "blue_red").flatten().tolist() == rgb[128].tolist()
+    assert int(rgb[128].max()) - int(rgb[128].min()) <= 1
+    light, chroma = lightness(rgb)
+    assert (np.diff(light[:129]) > -0.3).all() and (np.diff(light[128:]) < 0.3).all()  # 8 bits round
+    for far in range(1, 128):
+        assert abs(light[128 - far] - light[128 + far]) < 6
+    assert chroma[0] > 50 and chroma[255] > 50
+    blue, red = rgb[0].int(), rgb[255].int()
+    assert blue[2] > blue[0] + 100 and red[0] > red[2] + 100
+
+
+@pytest.mark.parametrize(("lost", "kept"), [("red", (0.0, 2.02344, -2.52581)), ("green", (0.494207, 0.0, 1.24827))])
+def test_for_and_against_are_told_apart_by_colour_blind_eyes(lost, kept):
+    """Simulated as by Vienot, Brettel and Mollon 1999: the missing cone's answer is made of the other two."""
+    to_cones = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
+    rgb = (colormap.table("blue_red", torch.device("cpu")).numpy() / 255) ** 2.2
+    cones = rgb @ to_cones.T
+    cones[:, 0 if lost == "red" else 1] = cones @ np.array(kept)
+    seen = np.clip(cones @ np.linalg.inv(to_cones).T, 0, 1) ** (1 / 2.2)
+    lab = cv2.cvtColor(seen[None].astype(np.float32), cv2.COLOR_RGB2LAB)[0]
+    for far, apart in ((127, 60), (64, 30), (32, 12)):
+        assert np.linalg.norm(lab[128 - far] - lab[128 + far]) > apart
+
+
+def test_a_signed_style_has_its_own_colours_and_legend():
+    assert Style().colours == "inferno" and Style(unit="signed").colours == "blue_red"
+    assert Style(unit="signed", colormap="twilight").colours == "twilight"
+    words = [caption.Caption("a", "b")] * 8
+    plain, signed = (sheet(photo(8), noise(8, 3, 3), words, ("t", "u"), Style(unit=unit)) for unit in ("relu", "signed"))
+    ends = colormap.table("blue_red", torch.device("cpu"))[[0, 255]]
+    header = signed[:, :60].flatten(1).T
+    assert all((header == end).all(1).any() for end in ends)
+    assert plain.shape == signed.shape
+
+
+def test_signed_heat_lies_on_a_grey_picture_and_its_opacity_grows_with_its_size():
+    pictures, style = photo(1), Style(unit="signed", alpha=1.0)
+    unit = torch.full((1, 40, 60), 0.5)
+    unit[..., 20:40], unit[..., 40:] = 0.0, 1.0
+    drawn = render.blend(pictures, unit, style)
+    luma = cv2.cvtColor(pictures[0].permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_RGB2GRAY)
+    assert np.abs(drawn[0, :, :, :20].numpy().astype(int) - luma[None, :, :20]).max() <= 1
+    rgb = colormap.table("blue_red", torch.device("cpu"))
+    assert torch.equal(drawn[0, :, :, 20:40], rgb[0][:, None, None].expand(-1, 40, 20))
+    assert torch.equal(drawn[0, :, :, 40:], rgb[255][:, None, None].expand(-1, 40, 20))
+    a_quarter = render.blend(pictures, torch.full((1, 40, 60), 0.625), style).float()
+    grey = overlay.grey(pictures).float()
+    hot = colormap.colour(torch.tensor([[0.75]]), "blue_red").float()  # value 0.25, whose root is 0.5
+    assert (a_quarter - (0.75 * grey + 0.25 * hot)).abs().max() <= 0.51
+    weighted = render.blend(pictures, unit, Style(unit="signed", image_weight=0.5))
+    assert torch.equal(weighted, overlay.add_weighted(pictures, colormap.colour(unit, "blue_red"), 0.5, 0.5))

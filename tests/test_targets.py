@@ -369,7 +369,7 @@ def test_a_torchvision_detector_is_explained():
         (gap_linear, {"contrast": {"nearest": [4]}}, None, "expected class ids from 0 to 3"),
         (gap_linear, {"contrast": {"nearest": 0}}, None, "at least one class"),
         (gap_linear, {"contrast": {"gama": 1.0}}, None, "no option 'gama'. Did you mean 'gamma'"),
-        (gap_linear, -1, None, "Class -1 is out of range: classes count from 0"),
+        (gap_linear, -1, None, "Class -1 is out of range: the model has 4 outputs, so classes are 0 to 3"),
         (gap_linear, "runnerup", None, "Did you mean 'runner_up'"),
         (gap_linear, {"value": {"of": 4}}, None, "with k above 4"),
         (gap_linear, {"value": {"less": "label"}}, None, "got none"),

@@ -11,3 +11,6 @@ from lightning_cam.render.picture import encode as encode
 from lightning_cam.render.picture import to_host as to_host
 from lightning_cam.render.sheet import sheet as sheet
 from lightning_cam.render.style import Style as Style
+from lightning_cam.render.views import flat as flat
+from lightning_cam.render.views import ground as ground
+from lightning_cam.render.views import overlays as overlays

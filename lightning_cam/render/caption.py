@@ -12,6 +12,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from lightning_cam.render.style import Style
+
 PAPER = (255, 255, 255)
 INK = (32, 33, 36)
 FAINT = (110, 114, 120)
@@ -81,6 +83,11 @@ def legible(text: str, face: Any) -> str:
 def _has(face: Any, letter: str) -> bool:
     """Whether the font draws a letter as something else than what it draws for letters it lacks."""
     return letter.isascii() or bytes(face.getmask(letter)) != bytes(face.getmask("\uffff"))
+
+
+def font_size(style: Style) -> int:
+    """A size that stays legible when a sheet is shown at half its width."""
+    return max(11, round(style.tile * 0.115))
 
 
 @lru_cache(maxsize=16)

@@ -5,19 +5,20 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lightning_cam.render import caption as captions
-from lightning_cam.render.overlay import blend, fit, shown
-from lightning_cam.render.sheet import font_size, laptop_shaped, under_header
+from lightning_cam.render import views
+from lightning_cam.render.caption import font_size
+from lightning_cam.render.sheet import laptop_shaped, under_header
 from lightning_cam.render.style import Style
 
 
 def filmstrip(
-    pictures: UInt8[Tensor, "b 3 y x"],
-    units: Float[Tensor, "n b u v"],
+    base: Shaped[Tensor, "b c *s"],
+    units: Float[Tensor, "n b *m"],
     rows: Sequence[str],
     columns: Sequence[str],
     title: tuple[str, str],
@@ -26,18 +27,17 @@ def filmstrip(
     """Each sample's image, then its overlay at each moment of the run, the baseline first; many rows stand in blocks.
 
     Args:
-        pictures: RGB images.
+        base: RGB images or volumes, or signals.
         units: maps scaled to [0, 1], one set a column.
         rows: the samples' names.
         columns: the moments' names.
         title: the header's bold line and its faint one.
         style: colours and size.
     """
-    base = fit(pictures, max(48, round(style.tile * 0.7)))
-    n, b, (h, w) = len(units), len(base), base.shape[-2:]
+    cells = views.cells(base, units, style)
+    n, b, (h, w) = len(units), len(base), cells.shape[-2:]
     gap = max(3, style.tile // 40)
-    overlays = blend(base.expand(n, -1, -1, -1, -1), shown(units, (h, w)), style)
-    cells = F.pad(torch.cat([base[None], overlays]), (0, gap, 0, gap), value=255)
+    cells = F.pad(cells, (0, gap, 0, gap), value=255)
     name_width = _name_width(rows, style)
     per = math.ceil(b / laptop_shaped(b, name_width + (n + 1) * (w + gap), h + gap))  # rows a block
     blocks = []
@@ -45,7 +45,7 @@ def filmstrip(
         shown_rows = slice(start, start + per)
         body = cells[:, shown_rows].permute(2, 1, 3, 0, 4).flatten(3, 4).flatten(1, 2)
         left = _names(rows[shown_rows], name_width, h + gap, style).to(body.device)
-        top = _titles(["image", *columns], name_width, w + gap, style).to(body.device)
+        top = _titles(["image" if base.ndim > 3 else "signal", *columns], name_width, w + gap, style).to(body.device)
         block = torch.cat([top, torch.cat([left, body], 2)], 1)
         blocks.append(F.pad(block, (0, gap, 0, per * (h + gap) - body.shape[1]), value=255))
     return under_header(F.pad(torch.cat(blocks, 2), (0, gap, 0, gap), value=255), title, style)

@@ -5,22 +5,24 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lightning_cam.render import caption as captions
+from lightning_cam.render import views
 from lightning_cam.render.caption import Caption
-from lightning_cam.render.colormap import colour, table
-from lightning_cam.render.overlay import blend, fit, shown
+from lightning_cam.render.caption import font_size as font_size
+from lightning_cam.render.colormap import table
 from lightning_cam.render.style import Style
+from lightning_cam.render.views import panel_row as panel_row
 
 _ASPECT = 1.7  # width to height of a laptop's window
 
 
 def sheet(
-    pictures: UInt8[Tensor, "b 3 y x"],
-    unit: Float[Tensor, "b u v"],
+    base: Shaped[Tensor, "b c *s"],
+    unit: Float[Tensor, "b *m"],
     words: Sequence[Caption],
     title: tuple[str, str],
     style: Style,
@@ -29,14 +31,14 @@ def sheet(
     """Panels of every sample over its caption, below one header with title and colour scale.
 
     Args:
-        pictures: RGB images.
+        base: RGB images or volumes, or signals.
         unit: maps scaled to [0, 1].
         words: a caption a sample.
         title: the header's bold line and its faint one.
         style: panels, colours and size.
         columns: cards a row; by default as many as make the sheet laptop-shaped.
     """
-    panels = panel_row(fit(pictures, style.tile), unit, style)
+    panels = views.panels(base, unit, style)
     size = font_size(style)
     gap = max(6, style.tile // 14)
     strip = captions.strips(words, panels.shape[-1], size, style.font).to(panels.device)
@@ -44,17 +46,6 @@ def sheet(
     if columns is None:
         columns = laptop_shaped(len(cards), cards.shape[-1] + gap, cards.shape[-2] + gap)
     return under_header(grid(cards, columns, gap), title, style)
-
-
-def panel_row(pictures: UInt8[Tensor, "b 3 h w"], unit: Float[Tensor, "b u v"], style: Style) -> UInt8[Tensor, "b 3 h x"]:
-    """The style's panels side by side."""
-    heat = shown(unit, (pictures.shape[-2], pictures.shape[-1]))
-    draw = {
-        "image": lambda: pictures,
-        "heat": lambda: colour(heat, style.colormap),
-        "overlay": lambda: blend(pictures, heat, style),
-    }
-    return torch.cat([F.pad(draw[panel](), (0, 2), value=255) for panel in style.panels], 3)[..., :-2]
 
 
 def grid(cards: UInt8[Tensor, "b 3 h w"], columns: int, gap: int) -> UInt8[Tensor, "3 height width"]:
@@ -78,19 +69,14 @@ def under_header(body: UInt8[Tensor, "3 h w"], title: tuple[str, str], style: St
     draw.text((margin, round(0.5 * size)), captions.clip(title[0], face, room), captions.INK, face)
     draw.text((margin, round(1.9 * size)), captions.clip(title[1], small, room), captions.FAINT, small)
     if legend:
-        right = width - margin - round(small.getlength("high"))
-        bar = Image.fromarray(table(style.colormap, torch.device("cpu"))[None].numpy()).resize((legend, round(0.9 * size)))
+        cold, hot = ("against", "for") if style.unit == "signed" else ("low", "high")
+        right = width - margin - round(small.getlength(hot))
+        bar = Image.fromarray(table(style.colours, torch.device("cpu"))[None].numpy()).resize((legend, round(0.9 * size)))
         top = round(0.6 * size)
-        draw.text((right, top), "high", captions.FAINT, small)
+        draw.text((right, top), hot, captions.FAINT, small)
         canvas.paste(bar, (right - legend - size // 2, top))
-        low = right - legend - size - round(small.getlength("low"))
-        draw.text((low, top), "low", captions.FAINT, small)
+        draw.text((right - legend - size - round(small.getlength(cold)), top), cold, captions.FAINT, small)
     return torch.cat([captions.to_tensor(canvas).to(body.device), body], 1)
-
-
-def font_size(style: Style) -> int:
-    """A size that stays legible when a sheet is shown at half its width."""
-    return max(11, round(style.tile * 0.115))
 
 
 def laptop_shaped(cards: int, width: int, height: int) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from lightning_cam.family import nearest
-from lightning_cam.heat import Scale, Unit
+from lightning_cam.heat import Scale, Unit, nothing
 from lightning_cam.render import colormap as colormaps
 
 Panel = Literal["image", "heat", "overlay"]
@@ -18,24 +18,27 @@ class Style:
     """How maps are shown.
 
     Args:
-        colormap: an OpenCV colour map by name. The default is safe for colour-blind eyes; ``jet`` is there too.
+        colormap: an OpenCV colour map by name, or ``blue_red``; by default ``inferno``, and ``blue_red`` for signed maps. Both
+            are safe for colour-blind eyes; ``jet`` is there too.
         alpha: opacity of the hottest place in an overlay, 0 to 1; colder places let more of the image through.
         image_weight: with ``heat_weight``, instead of ``alpha``: overlay = image * image_weight + colour * heat_weight,
             rounded and saturated as ``cv2.addWeighted`` does.
         heat_weight: see ``image_weight``; each defaults to one less the other.
         panels: what is shown of each sample, from ``image``, ``heat`` and ``overlay``.
-        unit: what fills the colours: ``relu`` shows [0, maximum] of the raw map, ``minmax`` its [minimum, maximum].
+        unit: what fills the colours: ``relu`` shows [0, maximum] of the raw map, ``minmax`` its [minimum, maximum], ``signed``
+            [-m, m] with m its largest absolute value: evidence against and for, laid over the image in grey.
         scale: whose extremes these are: each map's own (``image``), those of the batch, of the run so far, or a number,
             the raw value shown as hottest from the first look to the last.
         mean: with ``std``, the normalisation to undo for showing, a value a channel; by default read from the dataset's
             own Normalize transform, never guessed from pixel values.
         std: see ``mean``.
+        slices: how many slices of a volume, or frames of a video, are shown.
         tile: the longer side of a panel on a sheet, in pixels.
         encoding: ``jpeg`` or ``png``.
         font: a TrueType file, for class names beyond Latin letters.
     """
 
-    colormap: str = "inferno"
+    colormap: str | None = None
     alpha: float | None = None
     image_weight: float | None = None
     heat_weight: float | None = None
@@ -44,12 +47,13 @@ class Style:
     scale: Scale | float = "image"
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    slices: int = 4
     tile: int = 160
     encoding: Encoding = "jpeg"
     font: str | None = None
 
     def __post_init__(self) -> None:
-        colormaps.check(self.colormap)
+        colormaps.check(self.colours)
         _one_of("unit", self.unit, get_args(Unit))
         _one_of("encoding", self.encoding, get_args(Encoding))
         for panel in self.panels:
@@ -70,6 +74,8 @@ class Style:
             raise ValueError("Style(mean=..., std=...) belong together; only one was given.")
         if self.std is not None and not all(s > 0 for s in self.std):
             raise ValueError(f"Style(std={self.std!r}): standard deviations are above 0.")
+        if not 1 <= self.slices <= 32:
+            raise ValueError(f"Style(slices={self.slices!r}): expected 1 to 32.")
         if not 32 <= self.tile <= 2048:
             raise ValueError(f"Style(tile={self.tile!r}): expected 32 to 2048 pixels.")
         if self.font is not None and not Path(self.font).is_file():
@@ -89,9 +95,20 @@ class Style:
         return None if self.mean is None or self.std is None else (tuple(self.mean), tuple(self.std))
 
     @property
+    def colours(self) -> str:
+        """The colour map's name."""
+        return self.colormap or ("blue_red" if self.unit == "signed" else "inferno")
+
+    @property
+    def nothing(self) -> float:
+        """What stands for no evidence among values scaled to [0, 1]."""
+        return nothing(self.unit)
+
+    @property
     def opacity(self) -> float:
         """Opacity of the hottest place where the overlay is not a weighted sum."""
-        return 0.7 if self.alpha is None else self.alpha
+        usual = 0.85 if self.unit == "signed" else 0.7
+        return usual if self.alpha is None else self.alpha
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:

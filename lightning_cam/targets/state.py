@@ -10,9 +10,11 @@ _KEY = "target"
 
 def anew(target: Target) -> Target:
     """The target without what it took up at other samples; what keeps nothing stays as it is."""
+    if not _keeping(target):
+        return target
     if isinstance(target, Several):
         return Several([anew(one) for one in target.targets])
-    fresh: Target = target.anew() if hasattr(target, "anew") else target
+    fresh: Target = target.anew()  # type: ignore[attr-defined]
     return fresh
 
 
