@@ -44,7 +44,7 @@ def draw(
     about = words.description(batch, subject.layer, subject.method, look, subject.target, style)
     head = f"{subject.method} at {subject.layer}"
     under = f"{moment.title} · step {moment.step} · target: {subject.target}"
-    captions = words.captions(batch, look, heat)
+    captions = words.captions(batch, look, heat, style.unit)
     columns = t if t > 1 and look.aim.absent is None else None
     sheet = render.sheet(base, unit(flat), [captions[i] for i in cards], (head, under), style, columns=columns)
 

@@ -7,16 +7,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_cam.batch import FixedBatch
-from lightning_cam.heat import peak
+from lightning_cam.heat import Unit, peak
 from lightning_cam.render.caption import Caption
 from lightning_cam.render.style import Style
 from lightning_cam.seen import Look
 
 
-def captions(batch: FixedBatch, look: Look, heat: Float[Tensor, "b t *m"]) -> list[Caption]:
+def captions(batch: FixedBatch, look: Look, heat: Float[Tensor, "b t *m"], unit: Unit = "relu") -> list[Caption]:
     """A caption for each sample and target: class, probability, right or wrong, raw strength. One transfer."""
     b, t = heat.shape[:2]
-    strength = peak(heat.flatten(0, 1)).reshape(b, t).float()
+    strength, against = (peak(one.flatten(0, 1)).reshape(b, t).float() for one in (heat, -heat))
+    if unit != "signed":
+        against = torch.full_like(strength, torch.nan)
     missing = torch.full_like(strength, torch.nan)
     classes, p, said, said_p, label = missing, missing, missing, missing, missing
     if look.aim.named is not None:
@@ -33,18 +35,21 @@ def captions(batch: FixedBatch, look: Look, heat: Float[Tensor, "b t *m"]) -> li
             p = probability.gather(1, look.aim.named.clamp(min=0))
         if batch.labels is not None and batch.labels.ndim == 1 and not batch.labels.is_floating_point():
             label = batch.labels.float()[:, None].expand(b, t)
-    rows = torch.stack([classes, p, said, said_p, label, strength], -1).flatten(0, 1).cpu().tolist()
+    rows = torch.stack([classes, p, said, said_p, label, strength, against], -1).flatten(0, 1).cpu().tolist()
     return [_caption(batch, batch.names[i // t] if batch.names else f"sample {i // t}", *row) for i, row in enumerate(rows)]
 
 
 def _caption(
-    batch: FixedBatch, name: str, c: float, p: float, said: float, said_p: float, label: float, strength: float
+    batch: FixedBatch, name: str, c: float, p: float, said: float, said_p: float, label: float, *peaks: float
 ) -> Caption:
     right = None if label != label or said != said else said == label
     line = name if c != c else batch.class_name(int(c)) + (f" {100 * p:.0f}%" if p == p else "")
     if said == said and said != c:
         line += f", said {batch.class_name(int(said))} {100 * said_p:.0f}%"
+    strength, against = peaks
     shown = "no evidence" if not strength > 0 else f"peak {strength:.3g}"
+    if against == against and max(against, strength) > 0:
+        shown = f"for {max(strength, 0):.3g}, against {max(against, 0):.3g}"
     return Caption(line, shown if line == name else f"{shown} · {name}", right)
 
 

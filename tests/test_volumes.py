@@ -233,3 +233,23 @@ def test_a_multi_label_run_draws_the_positives_only(tmp_path):
     absent = history.heats[0].isnan().flatten(1).all(1)
     assert absent.tolist() == [False, False, True, True, True, True, False, True, True, False, False, False]
     assert np.isfinite([history.lowest, history.highest]).all()
+
+
+def test_captions_tell_evidence_for_and_against_and_the_chance_of_each_positive():
+    from lightning_cam.batch import FixedBatch
+    from lightning_cam.capture import watch
+    from lightning_cam.target import find
+    from lightning_cam.words import captions
+
+    x, hot = noise(2, 2, 16, 24), torch.tensor([[1, 0, 1], [0, 1, 0]])
+    batch = FixedBatch(x, hot, names=("a", "b"), classes=("cat", "dog", "cow"))
+    heat = torch.tensor([[[[-2.0, 1.0]], [[-1.0, -3.0]]], [[[0.0, 0.0]], [[torch.nan, torch.nan]]]])
+    with watch(Net(2), ["features"]) as look_at:
+        look = look_at(x, find("positives"), hot)
+    p = (100 * look.output.sigmoid()).round().int().tolist()
+    signed, plain = captions(batch, look, heat, "signed"), captions(batch, look, heat)
+    lines = [f"cat {p[0][0]}%", f"cow {p[0][2]}%", f"dog {p[1][1]}%", "b"]
+    assert [one.line for one in signed] == lines == [one.line for one in plain]
+    told = ["for 1, against 2 · a", "for 0, against 3 · a", "no evidence · b", "no evidence"]
+    assert [one.under for one in signed] == told
+    assert [one.under for one in plain] == ["peak 1 · a", "no evidence · a", "no evidence · b", "no evidence"]

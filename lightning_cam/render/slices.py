@@ -22,8 +22,8 @@ def spread(energy: Float[Tensor, "b d"], count: int) -> Int[Tensor, "b s"]:
     """
     b, d = energy.shape
     s = min(count, d)
-    weight = energy.where(energy.sum(1, keepdim=True) > 0, 1.0).double()
-    wanted = (torch.arange(s, device=energy.device, dtype=torch.float64) + 0.5) / s
+    weight = energy.where(energy.sum(1, keepdim=True) > 0, 1.0)
+    wanted = (torch.arange(s, device=energy.device) + 0.5) / s
     passed = torch.searchsorted(weight.cumsum(1) / weight.sum(1, keepdim=True), wanted.expand(b, -1).contiguous())
     found = passed.clamp(max=d - 1).unbind(1)
     apart = [found[0]]
