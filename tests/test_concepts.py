@@ -100,6 +100,13 @@ def test_concepts_of_a_layer_are_those_of_its_rectified_activation(net, bias):
     assert found.layer == "features"
 
 
+def test_a_signed_layer_is_rectified():
+    net, x = gap_linear(), images()
+    found, rectified = (factorize(net, x, concepts=3, layer=layer) for layer in ("features.2", "features.3"))
+    assert torch.allclose(found.maps, rectified.maps, rtol=1e-12, atol=0)
+    assert torch.allclose(found.vectors, rectified.vectors, rtol=1e-12, atol=0)
+
+
 def test_concepts_add_up_to_the_logits_less_their_bias():
     net, x = gap_linear(), images()
     found = factorize(net, x, concepts=6, layer="features")

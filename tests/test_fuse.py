@@ -120,6 +120,7 @@ def test_the_callback_logs_one_fused_sheet_instead_of_one_a_layer(tmp_path):
 def test_the_callbacks_metrics_are_of_the_fused_map(tmp_path):
     def highest(heat, seen):
         assert heat.shape == (4, 8, 8)
+        assert seen.layer == "last"
         return heat.flatten(1).amax(1)
 
     run = fit(tmp_path, cam(["trunk.0", "last"], fuse="max", metrics=[highest]), val=loader())

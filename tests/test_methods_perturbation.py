@@ -163,6 +163,21 @@ def test_constant_channels_have_no_mask_and_no_weight(method):
     assert not explain(whole, x, layer="0", method=method).heat.any()
 
 
+def test_a_channel_that_varies_by_rounding_only_is_constant():
+    class Rounded(nn.Module):
+        def forward(self, a):
+            noise = 5e-17 * torch.arange(a[0, 0].numel(), dtype=a.dtype).reshape(a.shape[2:]).cos()
+            return torch.cat([a[:, :4], 0.1 + noise.expand_as(a[:, 4:])], 1)
+
+    net, x = gap_linear(), images()
+    layer = nn.Sequential(net.features, Rounded())
+    maps = layer(x)[:, 4:].detach()
+    assert (maps.amax((2, 3)) > maps.amin((2, 3))).all()
+    found = explain(nn.Sequential(layer, net.head).eval(), x, layer="0", method="score_cam", target=1).heat
+    columns = torch.linalg.lstsq(layer(x).detach()[:, :4].flatten(2).mT, found.flatten(1)[:, :, None]).solution
+    close(columns.sum((1, 2)), torch.ones(3, dtype=torch.float64))
+
+
 @pytest.mark.parametrize("method", ["score_cam", "ss_cam", "is_cam"])
 def test_without_change_of_the_mask_all_are_score_cam(method):
     net, x = gap_linear(), images()

@@ -78,6 +78,20 @@ def test_smooth_grad_cam_pp_after_pooling_and_a_linear_head_is_in_closed_form():
     close(heat(net, x, "smooth_grad_cam_pp"), expected, 1e-12)
 
 
+@pytest.mark.parametrize(("near", "expected"), [(0.3, 1 / 0.3), (0.01, 1 / 0.01), (1e-4, 0.0)])
+def test_smooth_grad_cam_pp_leaves_the_pole_of_signed_channels_out(near, expected):
+    """With a single weight w = (2 - near) / -mean(A_k) at a channel of negative mean, alpha is 1 / near."""
+    net, x = gap_linear(), images(1)
+    net.features[3] = nn.Identity()
+    a = net.features(x).detach()
+    k = int(a.mean((2, 3)).argmin())
+    w = (2 - near) / -float(a[0, k].mean())
+    with torch.no_grad():
+        net.head[-1].weight.zero_()
+        net.head[-1].weight[2, k] = w
+    close(heat(net, x, "smooth_grad_cam_pp", [2]), w * expected * a[:, k], 1e-8)
+
+
 def test_smooth_grad_cam_pp_is_not_the_mean_of_maps_unless_nothing_is_changed():
     net, x = flatten_linear(), images()
 
