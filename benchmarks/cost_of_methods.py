@@ -1,0 +1,58 @@
+"""Every method's cost, as a multiple of a plain forward of the same batch, interleaved in one run.
+
+    python benchmarks/cost_of_methods.py [--batch 2] [--size 224] [--repeats 3]
+
+Convolutional methods on torchvision's SqueezeNet 1.0 (512 channels, 13 x 13 places), attention methods on a small ViT.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torchvision import models
+from torchvision.models.vision_transformer import VisionTransformer
+
+from lightning_cam import explain, methods
+
+TRANSFORMER = ("attention_rollout", "attention_relevance", "le_grad", "grad_eclip")
+OPTIONS = {"smooth": {"smooth": {"method": "grad_cam"}}, "flip_average": {"flip_average": {"method": "grad_cam"}}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    convolutional = models.squeezenet1_0(weights=None).eval()
+    transformer = VisionTransformer(args.size, 16, 6, 6, 192, 768, num_classes=10).eval()
+    torch.nn.init.normal_(transformer.heads[0].weight)
+    images = torch.rand(args.batch, 3, args.size, args.size)
+    print(f"multiples of a forward, {args.batch} x {args.size} px, CPU with {torch.get_num_threads()} threads")
+    for name in dict.fromkeys([*methods.names(), *OPTIONS]):
+        model = transformer if name in TRANSFORMER else convolutional
+        layer = explain(model, images[:1]).layer
+
+        def look(model: torch.nn.Module = model, layer: str = layer, name: str = name) -> object:
+            return explain(model, images, layer=layer, method=OPTIONS.get(name, name))
+
+        ratios = [timed(look) / timed(lambda model=model: plain(model, images)) for _ in range(args.repeats)]
+        print(f"{name:26}{statistics.median(ratios):10.1f}", flush=True)
+
+
+def plain(model: torch.nn.Module, images: torch.Tensor) -> object:
+    with torch.no_grad():
+        return model(images)
+
+
+def timed(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
