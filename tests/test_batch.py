@@ -306,6 +306,12 @@ def test_a_batch_can_be_handed_in(given, tmp_path):
     assert run.global_step == 12 and len(list((tmp_path / "cam/relu/grad_cam/step_000000").iterdir())) == 4
 
 
+def test_a_dict_is_options_or_a_batch_handed_in_by_what_it_holds():
+    assert Batch.of({"samples": [IMAGES, LABELS], "label": 1}).label == 1
+    assert Batch.of({"image": IMAGES, "label": LABELS}).given and Batch.of({"views": [IMAGES], "label": LABELS}).given
+    assert Batch.of({"views": [IMAGES], "name": "x"}).given and not Batch.of({"samples": 3}).given
+
+
 def test_a_batch_handed_in_is_left_as_it_is(tmp_path):
     given = {"image": IMAGES.clone().double(), "label": LABELS.clone()}
     found = batches(tmp_path, net=Net().double(), callback_batch=Batch(given), precision="64-true")[0]
@@ -526,6 +532,10 @@ CONSTRUCTION = {
     "an empty list of targets": (lambda: CAMCallback(target=[]), r"list of targets is empty"),
     "a tag": (lambda: CAMCallback(tag="/cam"), r"tag='/cam'.*without a slash"),
     "a count": (lambda: CAMCallback(batch=0), r"samples=0.*at least 1"),
+    "an option of the batch": (
+        lambda: CAMCallback(batch={"per_clas": 2}),
+        r"Batch has no option 'per_clas'.*'per_class'.*It takes: samples",
+    ),
     "a count a class": (lambda: Batch(per_class=0), r"per_class=0.*at least 1"),
     "every n epochs": (lambda: Schedule(every_n_epochs=0), r"every_n_epochs=0.*at least 1"),
     "columns": (lambda: Schedule(columns=1), r"columns=1.*at least 2"),
