@@ -59,7 +59,7 @@ class CAMCallback(Callback):
         layer: str | list[str] | None = None,
         method: str | dict[str, Any] | list[Spec] | Spec = "grad_cam",
         *,
-        target: int | str | dict[str, Any] | list[int | str | dict[str, Any]] | Any = "label",  # "2" on a command line is a class
+        target: int | str | dict[str, Any] | list[int | str | dict[str, Any]] | Any = "label",
         batch: int | list[int] | Batch | Any = 16,
         metrics: Sequence[str | dict[str, Any] | Any] = ("energy_inside",),
         style: Style = Style(),  # noqa: B008 - frozen
