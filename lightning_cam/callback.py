@@ -74,7 +74,8 @@ class CAMCallback(Callback):
             raise ValueError(f"tag={tag!r}: expected a name such as 'cam', without a slash at its ends.")
         self.layers = [] if layer is None else list(layer) if isinstance(layer, list | tuple) else [layer]
         self.methods = [METHODS.find(one) for one in _listed(method)]
-        self.target, self._target = target, targets.find(target)
+        targets.find(target)  # refused here if it is none; found anew at a look, for what is found cannot be pickled
+        self.target = target
         self.metrics = [METRICS.find(one) for one in _listed(metrics)]
         self.batch, self.style, self.schedule = Batch.of(batch), style, schedule
         self.output: Output = output
@@ -120,8 +121,9 @@ class CAMCallback(Callback):
         with undisturbed(module), as_validation(trainer):
             batch = self._fixed_batch(trainer, module)
             names = self._layer_names(module, batch, context)
+            target = targets.find(self.target)
             with watch(module, names) as look_at:
-                look = look_at(batch.images, self._target, batch.labels, batch.regions, output=self.output, context=context)
+                look = look_at(batch.images, target, batch.labels, batch.regions, output=self.output, context=context)
                 for layer in names:
                     for method in self.methods:
                         heat = maps(look, layer, method)
