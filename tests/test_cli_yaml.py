@@ -67,7 +67,7 @@ def plain(callback):
     return {
         "layers": callback.layers,
         "methods": [m.label for m in callback.methods],
-        "metrics": [m.label for m in callback.metrics],
+        "metrics": [m.label for m in callback.metrics or []],
         "target": callback.target,
         "batch": callback.batch,
         "style": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(callback.style).items()},
