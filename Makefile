@@ -3,15 +3,28 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: test demo check format bench clean
+.PHONY: test test-peers mutate gallery demo check format bench clean
 
 $(BIN)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
+$(BIN)/.peers: $(BIN)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,peers]"
+	touch $@
+
 test: $(BIN)/.ready
 	$(BIN)/python -m pytest
+
+test-peers: $(BIN)/.peers
+	$(BIN)/python -m pytest -m peers
+
+mutate: $(BIN)/.ready
+	$(BIN)/python tests/mutate.py
+
+gallery: $(BIN)/.ready
+	$(BIN)/python examples/gallery.py
 
 demo: $(BIN)/.ready
 	$(BIN)/python examples/demo.py

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from lightning_cam.dataset import numbers
+from lightning_cam.family import nearest
 from lightning_cam.region import to_mask
 
 Key = int | str | Callable[[Any], Any] | None
@@ -55,9 +56,15 @@ class Batch:
         """A Batch from what a callback accepts: itself, its fields as a dict, a count, indices, or a batch handed in."""
         if isinstance(spec, cls):
             return spec
-        fields = set(cls.__dataclass_fields__)
-        if isinstance(spec, Mapping) and spec and set(spec) <= fields and not any(_is_tensor(v) for v in spec.values()):
+        fields = list(cls.__dataclass_fields__)
+        if not isinstance(spec, Mapping) or not spec or any(isinstance(value, Tensor) for value in spec.values()):
+            return cls(samples=spec)
+        unknown = [key for key in spec if key not in fields]
+        if not unknown:
             return cls(**spec)
+        if _plain(spec):
+            hint = nearest(str(unknown[0]), fields)
+            raise ValueError(f"Batch has no option {unknown[0]!r}.{hint} It takes: {', '.join(fields)}.")
         return cls(samples=spec)
 
     @property
@@ -178,5 +185,8 @@ def _short(value: Any) -> str:
     return f"Tensor{list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
+def _plain(value: Any) -> bool:
+    """Whether these are options, as a YAML file holds them, rather than a batch."""
+    if isinstance(value, Mapping | list | tuple):
+        return all(map(_plain, value.values() if isinstance(value, Mapping) else value))
+    return value is None or isinstance(value, int | float | str) or callable(value)

@@ -43,8 +43,9 @@ class CAMCallback(Callback):
         target: which number is explained: ``label``, ``predicted``, ``{"top_k": {"k": 3}}``, a class id, a callable
             ``(logits, label) -> class ids or scores``, or a list of these.
         batch: which samples: a count, dataset indices, a ``Batch``, or a batch handed in.
-        metrics: names of ``lightning_cam.metrics.names()``; logged as ``<tag>/<metric>`` so that checkpoints and early
-            stopping can monitor them. One that is defined for no sample is not logged.
+        metrics: names of ``lightning_cam.metrics.names()``; by default ``energy_inside``, if the batch has regions. The mean
+            over the samples for which one is defined is logged as ``<tag>/<metric>``, their share as ``<metric>_defined``,
+            so that checkpoints and early stopping can monitor them; NaN if it is defined for none.
         style: how maps are shown.
         schedule: when to look.
         output: where the logits are in the model's output: key, position, attribute or callable; found by itself for a
@@ -62,13 +63,9 @@ class CAMCallback(Callback):
         layer: str | list[str] | None = None,
         method: str | dict[str, Any] | list[Spec] | Spec = "grad_cam",
         *,
-        target: int
-        | str
-        | dict[str, Any]
-        | list[int | str | dict[str, Any]]
-        | Any = "label",  # "2" on a command line is a class
+        target: int | str | dict[str, Any] | list[int | str | dict[str, Any]] | Any = "label",
         batch: int | list[int] | Batch | Any = 16,
-        metrics: Sequence[str | dict[str, Any] | Any] = ("energy_inside",),
+        metrics: Sequence[str | dict[str, Any] | Any] | None = None,
         style: Style = Style(),  # noqa: B008 - frozen
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
         output: int | str | Any | None = None,
@@ -84,7 +81,7 @@ class CAMCallback(Callback):
         self.fuse = fusions.find(fuse, self.layers)
         self.methods = [METHODS.find(one) for one in _listed(method)]
         self.target, self._target = target, targets.find(target)
-        self.metrics = [METRICS.find(one) for one in _listed(metrics)]
+        self.metrics = None if metrics is None else [METRICS.find(one) for one in _listed(metrics)]
         self.batch, self.style, self.schedule = Batch.of(batch), style, schedule
         self.output: Output = output
         self.tag = tag
@@ -146,14 +143,13 @@ class CAMCallback(Callback):
 
     def _scores(self, heat: Float[Tensor, "b t *m"], look: Look, layer: str, prefix: str) -> dict[str, float]:
         scores = {}
-        for metric in self.metrics:
+        default = [METRICS.find("energy_inside")] if look.regions else []
+        for metric in default if self.metrics is None else self.metrics:
             each = [metric.function(heat[:, t], look.seen(layer, t)) for t in range(heat.shape[1])]
             values = torch.stack(each).flatten().cpu().double()
             defined = values.isfinite()
-            mean, share = torch.stack([values[defined].mean(), defined.double().mean()]).tolist()
-            if share > 0:
-                scores[f"{prefix}{metric.label}"] = mean
-                scores[f"{prefix}{metric.label}_defined"] = share
+            scores[f"{prefix}{metric.label}"] = float(values[defined].mean())
+            scores[f"{prefix}{metric.label}_defined"] = float(defined.double().mean())
         return scores
 
     # what a look needs
@@ -231,6 +227,12 @@ class CAMCallback(Callback):
         """Take up the maps of the run that is resumed."""
         self._histories = {where: History.of(kept) for where, kept in state_dict.items() if where != "target"}
         state.load(self._target, state_dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_target": None}  # what a target's name stands for cannot always be pickled
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_target": targets.find(state["target"])}
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of everything on the device."""

@@ -76,9 +76,9 @@ def _explain(args: argparse.Namespace) -> None:
 def _told(args: argparse.Namespace, seen: Explanation, probability: Tensor, names: Mapping[int, str]) -> figure.Told:
     c = 0 if seen.classes is None else int(seen.classes[0])
     strength, (u, v) = float(peak(seen.heat)[0]), seen.heat.shape[-2:]
-    model = args.model.removeprefix("torchvision:")
+    model, percent = args.model.removeprefix("torchvision:"), 100 * float(probability[c])
     return figure.Told(
-        headline=f"{labels.name(c, names)} {100 * float(probability[c]):.0f}%",
+        headline=f"{labels.name(c, names)} {f'{percent:.0f}' if percent >= 1 else '<1'}%",
         how=f"{seen.method} at {seen.layer} of {Path(model).name}",
         under_heat=f"{u} x {v}, " + (f"peak {strength:.3g}" if strength > 0 else "no evidence for this class"),
         under_photo=Path(args.image).name,

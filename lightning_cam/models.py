@@ -57,7 +57,7 @@ def load(name: str, weights: str | None = None) -> Loaded:
 def read(path: str | Path) -> Any:
     """What a weights file holds: arrays of an .npz and tensors of a .safetensors by key, else what torch.load gives.
 
-    Half precision becomes single. Nothing but tensors and plain values is unpickled.
+    Nothing but tensors and plain values is unpickled.
 
     Raises:
         ValueError: if the file is no such file.

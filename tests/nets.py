@@ -43,7 +43,7 @@ STRICT = [
             ".*litlogger",
             "Your `val_dataloader`.s sampler has shuffling",
             "Full backward hook is firing",
-            "You have overridden `on_after_batch_transfer` in both",
+            "You have overridden `on_after_batch_transfer` in",
             "Found 1 module.s. in eval mode",
         )
     ),

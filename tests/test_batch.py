@@ -1,5 +1,6 @@
 """Promise 2: the same images, with the same classes, at every look; and mistakes are named."""
 
+import random
 import subprocess
 import sys
 from collections import namedtuple
@@ -9,7 +10,7 @@ import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
-from nets import SIDE, STRICT, Net, Pictures, cam, fit, loader, trainer
+from nets import SIDE, STRICT, Net, Pictures, Recorder, cam, fit, loader, trainer
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
@@ -25,7 +26,7 @@ from lightning_cam.region import to_mask
 pytestmark = STRICT
 
 
-def batches(folder, val=None, net=None, train=None, callback_batch=4, seen_by_model=False, layer="relu", **options):
+def batches(folder, val=None, net=None, train=None, callback_batch=4, seen_by_model=False, layer="relu", before=(), **options):
     """The batch of every look, as the callback keeps it or as the model is given it."""
     callback, found = cam(layer, batch=callback_batch, on_error="raise"), []
     keep, look = callback._fixed_batch, callback._look
@@ -45,7 +46,7 @@ def batches(folder, val=None, net=None, train=None, callback_batch=4, seen_by_mo
                 handle.remove()
 
         callback._look = watched
-    fit(folder, callback, net, train=train, val=val, **options)
+    fit(folder, [*before, callback], net, train=train, val=val, **options)
     return [b for b in found if isinstance(b, Tensor)] if seen_by_model else found
 
 
@@ -63,10 +64,27 @@ def test_shuffled_and_augmented_loaders_give_the_same_pixels_at_every_look(worke
     assert len(found) == 4 and all_equal(found)
 
 
-def test_the_same_pixels_come_back_in_another_run(tmp_path):
-    first, second = (batches(tmp_path / n, loader(shuffle=True, augment=True), max_epochs=1)[0].images for n in "ab")
-    torch.rand(5)
-    assert torch.equal(first, second)
+def test_the_same_pixels_come_back_in_a_run_with_other_random_numbers(tmp_path):
+    def draw(run, module):
+        return torch.rand(3), np.random.rand(3), random.random()
+
+    other = Recorder(draw, "on_train_start")
+    first = batches(tmp_path / "a", loader(augment=True), max_epochs=1)[0]
+    second = batches(tmp_path / "b", loader(augment=True), before=[other], max_epochs=1)[0]
+    assert other.kept and torch.equal(first.images, second.images)
+
+
+@pytest.mark.parametrize("options", [dict(), dict(limit_val_batches=0)])
+def test_a_forward_that_asks_for_the_stage_sees_a_validation(options, tmp_path):
+    class Asks(Net):
+        def forward(self, x):
+            if len(x) == 5:  # only the callback's batch is of five
+                stages.append((self.trainer.training, self.trainer.validating, self.training))
+            return super().forward(x)
+
+    stages: list = []
+    fit(tmp_path, cam(batch=5), Asks(), **options)
+    assert len(stages) == 3 and set(stages) == {(False, True, False)}
 
 
 def test_samples_are_pinned_by_index_whatever_the_sampler_does(tmp_path):
@@ -306,6 +324,12 @@ def test_a_batch_can_be_handed_in(given, tmp_path):
     assert run.global_step == 12 and len(list((tmp_path / "cam/relu/grad_cam/step_000000").iterdir())) == 4
 
 
+def test_a_dict_is_options_or_a_batch_handed_in_by_what_it_holds():
+    assert Batch.of({"samples": [IMAGES, LABELS], "label": 1}).label == 1
+    assert Batch.of({"image": IMAGES, "label": LABELS}).given and Batch.of({"views": [IMAGES], "label": LABELS}).given
+    assert Batch.of({"views": [IMAGES], "name": "x"}).given and not Batch.of({"samples": 3}).given
+
+
 def test_a_batch_handed_in_is_left_as_it_is(tmp_path):
     given = {"image": IMAGES.clone().double(), "label": LABELS.clone()}
     found = batches(tmp_path, net=Net().double(), callback_batch=Batch(given), precision="64-true")[0]
@@ -526,6 +550,10 @@ CONSTRUCTION = {
     "an empty list of targets": (lambda: CAMCallback(target=[]), r"list of targets is empty"),
     "a tag": (lambda: CAMCallback(tag="/cam"), r"tag='/cam'.*without a slash"),
     "a count": (lambda: CAMCallback(batch=0), r"samples=0.*at least 1"),
+    "an option of the batch": (
+        lambda: CAMCallback(batch={"per_clas": 2}),
+        r"Batch has no option 'per_clas'.*'per_class'.*It takes: samples",
+    ),
     "a count a class": (lambda: Batch(per_class=0), r"per_class=0.*at least 1"),
     "every n epochs": (lambda: Schedule(every_n_epochs=0), r"every_n_epochs=0.*at least 1"),
     "columns": (lambda: Schedule(columns=1), r"columns=1.*at least 2"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torchvision
 from PIL import Image
 
 from lightning_cam import cli, explain, figure, render
@@ -103,6 +104,15 @@ def test_a_class_is_meant_by_index_or_name(run):
 def test_options_of_a_method_name_the_files(run):
     code, out, _ = run("explain", *USUAL, "--method", "activation_mean", "--option", "channels=[2,4]", "--layer", "net.1")
     assert code == 0 and out.splitlines()[-2] == "cat_activation_mean_2_4.jpg"
+
+
+def test_torchvisions_weights_bring_their_names(run, here, monkeypatch):
+    entry = torchvision.models.SqueezeNet1_1_Weights.DEFAULT
+    monkeypatch.setattr(type(entry), "get_state_dict", lambda *args, **options: torchvision.models.squeezenet1_1().state_dict())
+    words = ("--image", "cat.png", "--model", "torchvision:squeezenet1_1", "--weights", "DEFAULT", "--target", "tench")
+    code, out, err = run("explain", *words, "--top-k", "1")
+    assert (code, err) == (0, "weights: torchvision's IMAGENET1K_V1\n")
+    assert out.splitlines()[0].partition(" -> ")[2] in entry.meta["categories"]
 
 
 @pytest.mark.parametrize(

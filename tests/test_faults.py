@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from nets import STRICT, Net, Recorder, cam, fit, loader
 from traces import Trace, differences, model_state, modes, random_states, traced
@@ -267,7 +268,7 @@ def poisoned(value):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e3])
 @pytest.mark.parametrize("scale", ["image", "batch", "run"])
-def test_maps_without_a_number_are_shown_and_not_logged(value, scale, tmp_path):
+def test_maps_without_a_number_are_shown_and_their_metric_is_nan(value, scale, tmp_path):
     from lightning_cam import Style
 
     data = dict(form="dict")
@@ -281,7 +282,8 @@ def test_maps_without_a_number_are_shown_and_not_logged(value, scale, tmp_path):
     run = fit(tmp_path, callback, poisoned(value), train=loader(24, size=4, **data), val=loader(**data))
     assert run.global_step == 12
     logged = {name: float(v) for name, v in run.callback_metrics.items() if name.startswith("cam")}
-    assert all(v == v for v in logged.values()), logged
+    for name, v in logged.items():
+        assert name.endswith("_defined") or (v == v) is (logged[f"{name}_defined"] > 0), logged
     assert list(tmp_path.rglob("grad_cam/step_*.jpg"))
 
 
@@ -291,6 +293,19 @@ def test_a_metric_undefined_for_some_samples_is_the_mean_of_the_others(tmp_path)
 
     run = fit(tmp_path, cam(metrics=[half]))
     assert run.callback_metrics["cam/half"] == 2 and run.callback_metrics["cam/half_defined"] == 0.5
+
+
+def test_a_monitored_metric_that_is_undefined_at_first_ends_no_run(tmp_path):
+    calls = []
+
+    def late(heat, seen):
+        calls.append(0)
+        return torch.full((len(heat),), torch.nan if len(calls) < 3 else 0.5)
+
+    keep = ModelCheckpoint(tmp_path, monitor="cam/late", mode="max")
+    stop = EarlyStopping("cam/late", mode="max", patience=5, check_finite=False)
+    run = fit(tmp_path, [cam(metrics=[late]), keep, stop], enable_checkpointing=True, max_epochs=3)
+    assert run.current_epoch == 3 and keep.best_model_score == 0.5
 
 
 def test_a_batch_of_one_works(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import pickle
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -452,6 +453,12 @@ def test_averaged_weights_are_watched_where_the_callback_comes_first(tmp_path):
     moments = watched(first := cam())
     fit(tmp_path, [first, EMAWeightAveraging(decay=0.5)])
     assert len(moments) == 3
+
+
+@pytest.mark.parametrize("target", ["label", 1, ["label", 1], {"top_k": {"k": 2}}, torch.tensor([0, 1, 2, 0])])
+def test_it_can_be_pickled_as_strategies_that_spawn_do(target, tmp_path):
+    callback = pickle.loads(pickle.dumps(cam(target=target, on_error="raise")))
+    assert fit(tmp_path, callback).global_step == 12
 
 
 def test_sharded_strategies_are_refused_in_words():

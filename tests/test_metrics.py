@@ -5,8 +5,8 @@ import torch
 from torch import nan
 
 from lightning_cam import metrics
-from lightning_cam.seen import Look, Seen
 from lightning_cam.region import to_mask
+from lightning_cam.seen import Look, Seen
 from lightning_cam.target import Aim
 
 

@@ -1,0 +1,196 @@
+"""From LightningCLI: YAML, command line, and a saved configuration that gives the same callback again."""
+
+from pathlib import Path
+
+import lightning.pytorch as L
+import pytest
+import yaml
+from lightning.pytorch.cli import LightningCLI
+from nets import STRICT, Net, loader
+
+from lightning_cam import Batch, CAMCallback, Schedule, Style
+
+pytestmark = STRICT
+
+EXAMPLE = Path(__file__).parent.parent / "configs" / "cam.yaml"
+
+
+@pytest.fixture(autouse=True)
+def own_command_line(monkeypatch):
+    """The test runner's own arguments are not the CLI's."""
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    monkeypatch.setenv("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning's use of it
+
+
+class Model(Net):
+    """Without options."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+class Data(L.LightningDataModule):
+    """Samples with boxes."""
+
+    def train_dataloader(self):
+        return loader(24, size=4, form="dict")
+
+    def val_dataloader(self):
+        return loader(form="dict")
+
+
+def cli(*args, run=False):
+    quiet = ["accelerator=cpu", "devices=1", "logger=false", "enable_progress_bar=false", "enable_model_summary=false"]
+    quiet += ["max_epochs=1", "enable_checkpointing=false"]
+    options = [word for one in quiet for word in [f"--trainer.{one}"]]
+    return LightningCLI(
+        Model, Data, seed_everything_default=1, args=[*(["fit"] if run else []), *options, *map(str, args)], run=run
+    )
+
+
+def callback_of(one):
+    (found,) = (c for c in one.trainer.callbacks if isinstance(c, CAMCallback))
+    return found
+
+
+def written(folder, **init_args):
+    """A configuration with one callback."""
+    path = folder / "config.yaml"
+    path.write_text(
+        yaml.safe_dump({"trainer": {"callbacks": [{"class_path": "lightning_cam.CAMCallback", "init_args": init_args}]}})
+    )
+    return path
+
+
+def plain(callback):
+    """What was configured, as comparable values."""
+    return {
+        "layers": callback.layers,
+        "methods": [m.label for m in callback.methods],
+        "metrics": [m.label for m in callback.metrics or []],
+        "target": callback.target,
+        "batch": callback.batch,
+        "style": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(callback.style).items()},
+        "schedule": callback.schedule,
+        "output": callback.output,
+        "tag": callback.tag,
+        "on_error": callback._notices.on_error,
+    }
+
+
+FORMS = {
+    "nothing": dict(),
+    "one layer": dict(layer="relu"),
+    "several layers and methods": dict(layer=["trunk", "relu"], method=["grad_cam", "cam"]),
+    "a method with options": dict(method={"activation_mean": {"channels": [0, 2]}}),
+    "methods with and without options": dict(method=["cam", {"activation_mean": {"channels": 1}}]),
+    "a method by path": dict(method="lightning_cam.methods.grad_cam"),
+    "a class": dict(target=2),
+    "a target with options": dict(target={"top_k": {"k": 2}}),
+    "several targets": dict(target=["label", 1, {"top_k": {"k": 2}}]),
+    "a target by path": dict(target="lightning_cam.target.predicted"),
+    "a count": dict(batch=5),
+    "indices": dict(batch=[3, 1]),
+    "a batch": dict(batch={"samples": 8, "per_class": 2, "image": "image", "label": "label", "regions": "box"}),
+    "a batch with named regions": dict(batch={"regions": {"object": "box", "all": "box"}, "classes": ["a", "b", "c"]}),
+    "metrics": dict(metrics=["energy_inside", {"energy_inside": {"region": "object"}}]),
+    "no metrics": dict(metrics=[]),
+    "a style": dict(style={"colormap": "jet", "image_weight": 0.6, "heat_weight": 0.4, "panels": ["overlay"], "tile": 64}),
+    "a fixed scale": dict(style={"scale": 2.5, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "encoding": "png"}),
+    "a named scale": dict(style={"scale": "run", "unit": "minmax", "alpha": 0.5}),
+    "a schedule": dict(schedule={"every_n_epochs": 2, "baseline": False, "step": "epoch", "columns": 5}),
+    "an output by name": dict(output="logits"),
+    "an output by position": dict(output=1),
+    "the rest": dict(tag="gaze", on_error="raise"),
+}
+
+
+def expected(options):
+    classes = {"batch": Batch.of, "style": lambda v: Style(**v), "schedule": lambda v: Schedule(**v)}
+    return CAMCallback(**{k: classes[k](v) if k in classes else v for k, v in options.items()})
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_yaml_gives_what_python_gives(form, tmp_path):
+    one = callback_of(cli("--config", written(tmp_path, **FORMS[form])))
+    assert plain(one) == plain(expected(FORMS[form]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_saved_configuration_gives_the_same_callback_again(form, tmp_path):
+    first = cli("--config", written(tmp_path, **FORMS[form]))
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(first.parser.dump(first.config, skip_none=False))
+    again = cli("--config", saved)
+    assert "Unable to serialize" not in saved.read_text()
+    assert plain(callback_of(again)) == plain(callback_of(first))
+
+
+def test_a_fit_from_yaml_saves_a_configuration_that_runs_again(tmp_path):
+    config = written(
+        tmp_path,
+        layer="trunk",
+        method=["activation_mean", {"activation_mean": {"channels": [0, 2]}}],
+        batch={"samples": 3, "regions": "box"},
+        style={"tile": 32},
+        target=1,
+    )
+    first = cli("--config", config, f"--trainer.default_root_dir={tmp_path / 'a'}", run=True)
+    saved = tmp_path / "a" / "config.yaml"
+    assert saved.is_file() and list(tmp_path.rglob("a/cam/trunk/activation_mean/step_*.jpg"))
+    again = cli("--config", saved, f"--trainer.default_root_dir={tmp_path / 'b'}", run=True)
+    assert plain(callback_of(first)) == plain(callback_of(again))
+    name = "cam/trunk/activation_mean/energy_inside"
+    assert first.trainer.callback_metrics[name] == again.trainer.callback_metrics[name]
+
+
+def test_the_command_line_alone_is_enough():
+    flags = ["layer=relu", "method=cam", "target=2", "batch=3", "style.colormap=jet", "schedule.every_n_epochs=2", "tag=gaze"]
+    one = cli("--trainer.callbacks+=lightning_cam.CAMCallback", *(f"--trainer.callbacks.{flag}" for flag in flags))
+    wanted = CAMCallback(
+        "relu", "cam", target=2, batch=3, style=Style(colormap="jet"), schedule=Schedule(every_n_epochs=2), tag="gaze"
+    )
+    assert plain(callback_of(one)) == plain(wanted)
+
+
+def test_the_short_name_is_enough_once_the_package_is_imported():
+    assert callback_of(cli("--trainer.callbacks+=CAMCallback", "--trainer.callbacks.layer=relu")).layers == ["relu"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (dict(on_error="ignore"), ("ignore", "warn", "raise")),
+        (dict(schedule={"step": "batch"}), ("batch", "auto")),
+        (dict(style={"encoding": "webp"}), ("webp", "jpeg")),
+        (dict(layers="relu"), ("layers",)),
+        (dict(style={"colourmap": "jet"}), ("colourmap",)),
+        (dict(batch={"sample": 3}), ("sample",)),
+        (dict(method="gradcam"), ("gradcam", "grad_cam")),
+    ],
+)
+def test_what_is_wrong_is_refused_and_named(options, said, tmp_path, capsys):
+    with pytest.raises((SystemExit, ValueError)) as error:
+        cli("--config", written(tmp_path, **options))
+    text = f"{capsys.readouterr().err} {error.value}"
+    assert all(word in text for word in said), text
+
+
+def test_the_example_loads_and_holds_only_what_differs_from_the_defaults(tmp_path):
+    one = callback_of(cli("--config", EXAMPLE))
+    default = plain(CAMCallback())
+    (entry,) = yaml.safe_load(EXAMPLE.read_text())["trainer"]["callbacks"]
+    names = {"layer": "layers", "method": "methods"}
+    for name, value in entry["init_args"].items():
+        assert plain(one)[names.get(name, name)] != default[names.get(name, name)]
+        for option in value if name in ("batch", "style", "schedule") else ():
+            assert getattr(getattr(one, name), option) != getattr(getattr(CAMCallback(), name), option)
+    assert one.layers == ["backbone.layer4"] and one.batch.per_class == 2 and one.style.colormap == "viridis"
+
+
+def test_the_example_runs(tmp_path):
+    place = f"--trainer.default_root_dir={tmp_path}"
+    changed = ["--trainer.callbacks.layer=trunk", "--trainer.callbacks.style.tile=32", "--trainer.max_epochs=2"]
+    one = cli("--config", EXAMPLE, place, *changed, run=True)
+    assert callback_of(one).layers == ["trunk"]
+    assert {p.name for p in (tmp_path / "cam" / "trunk").iterdir()} == {"grad_cam", "activation_mean_0_64"}
