@@ -15,7 +15,7 @@ $(BIN)/.peers: $(BIN)/.ready
 	touch $@
 
 test: $(BIN)/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-peers: $(BIN)/.peers
 	$(BIN)/python -m pytest -m peers
