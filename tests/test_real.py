@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from lightning_cam import cli, explain, layers, metrics, models
-from lightning_cam.capture import Look, Seen
+from lightning_cam.seen import Look, Seen
 from lightning_cam.heat import resize
 from lightning_cam.photo import MEAN, STD
 from lightning_cam.target import Aim
@@ -162,7 +162,7 @@ def test_the_wallaby_is_where_the_kangaroo_is(wallaby, kangaroos, net, least, le
 def test_the_energy_is_where_the_kangaroo_is(wallaby, kangaroos, net, least):
     images, inside = kangaroos["whole"].images, kangaroos["whole"].inside
     aim = Aim(torch.zeros(74, 1), torch.full((74, 1), WALLABY), True)
-    seen = Seen(Look(images, None, aim, {}, [], frozenset(), {"kangaroo": inside}), "features")
+    seen = Seen(Look(images, None, aim, {}, [], {"kangaroo": inside}, images.add, images.add), "features")
     energy, area = metrics.energy_inside(wallaby(net, "cam"), seen), inside.float().mean((1, 2))
     assert energy.mean() >= least
     assert (energy > area).float().mean() >= 0.95

@@ -1,0 +1,86 @@
+"""On real nets and photographs: what a map calls important is important, and maps follow the weights.
+
+``pytest tests/test_faithful.py -s`` prints the table.
+"""
+
+import copy
+
+import pytest
+import torch
+from test_real import DATA, cropped, nets, picture, table, two_threads  # noqa: F401 - fixtures
+
+from lightning_cam import explain, methods
+from lightning_cam.family import METHODS
+from lightning_cam.heat import resize
+
+pytestmark = pytest.mark.skipif(
+    not DATA.is_dir(), reason=f"no real photographs and weights at {DATA}; LIGHTNING_CAM_DATA names another place"
+)
+TRANSFORMER = {"attention_rollout", "attention_relevance", "le_grad", "grad_eclip"}
+DEAR = ("score_cam", "ss_cam", "is_cam")  # forwards for every channel, times n
+CHEAP = [name for name in methods.names() if name not in TRANSFORMER and name not in DEAR and name != "random_cam"]
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    rows = table("imagenet40/labels.csv")[::7]
+    images = torch.stack([cropped(picture(f"imagenet40/{row['file']}")) for row in rows])
+    return images, torch.tensor([int(row["class_index"]) for row in rows])
+
+
+def dropped(net, images, labels, heat, share=0.2):
+    """By how much the class's logit falls when the hottest share of the pixels becomes the mean colour, averaged."""
+    flat = resize(heat, (224, 224)).flatten(1)
+    hottest = flat.argsort(1, descending=True)[:, : int(share * flat.shape[1])]
+    keep = torch.ones_like(flat).scatter(1, hottest, 0).reshape(-1, 1, 224, 224)
+    with torch.no_grad():
+        before, after = net(images).gather(1, labels[:, None]), net(images * keep).gather(1, labels[:, None])
+    return float((before - after).mean())
+
+
+def measure(net, images, labels, names):
+    table = {
+        METHODS.find(name).label: dropped(net, images, labels, explain(net, images, method=name, target=labels).heat)
+        for name in names
+    }
+    noise = [explain(net, images, method={"random_cam": {"seed": s}}, target=labels).heat for s in range(5)]
+    return table, [dropped(net, images, labels, heat) for heat in noise]
+
+
+@pytest.mark.parametrize("kind", ["squeezenet", "mobilenet"])
+def test_deleting_the_hottest_pixels_costs_more_than_deleting_random_ones(kind, nets, photographs):  # noqa: F811
+    images, labels = photographs
+    net = nets[kind].eval()
+    names = [name for name in CHEAP if name != "ablation_cam" and (kind == "squeezenet" or name != "recipro_cam")]
+    falls, random = measure(net, images, labels, names)
+    few = ["score_cam", {"ss_cam": {"n": 1}}, {"is_cam": {"n": 2}}, "ablation_cam"] if kind == "squeezenet" else ["recipro_cam"]
+    some, random_of_some = measure(net, images[:2], labels[:2], few)
+    print(f"\n{kind}, fall of the class's logit, hottest fifth deleted; random {min(random):.2f} .. {max(random):.2f}")
+    for name, fall in sorted((falls | some).items(), key=lambda item: -item[1]):
+        print(f"  {name:26}{fall:6.2f}{'  (two pictures)' if name in some else ''}")
+    assert all(fall > max(random) for fall in falls.values()), falls
+    assert all(fall > max(random_of_some) for fall in some.values()), some
+
+
+def rank_correlation(a, b):
+    a, b = (one.flatten(1).argsort(1).argsort(1).double() for one in (a, b))
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    return float(((a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()).mean())
+
+
+def test_maps_change_as_layers_are_drawn_anew_from_the_top(nets, photographs):  # noqa: F811
+    """Adebayo et al. 2018: an explanation that does not follow the weights explains something else."""
+    images, labels = photographs
+    net = copy.deepcopy(nets["mobilenet"]).eval()
+    first = {name: explain(net, images, method=name, target=labels).heat for name in ("grad_cam", "hires_cam", "layer_cam")}
+    torch.manual_seed(0)
+    net.classifier[1].reset_parameters()
+    head = {name: rank_correlation(first[name], explain(net, images, method=name, target=labels).heat) for name in first}
+    for block in net.features[-4:]:
+        for module in block.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    deep = {name: rank_correlation(first[name], explain(net, images, method=name, target=labels).heat) for name in first}
+    print("\nrank correlation with the trained map: head anew", head, "four blocks anew", deep)
+    assert all(abs(value) < 0.6 for value in head.values()), head
+    assert all(abs(value) < 0.35 for value in deep.values()), deep
