@@ -11,7 +11,7 @@ $(BIN)/.ready: pyproject.toml
 	touch $@
 
 test: $(BIN)/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 demo: $(BIN)/.ready
 	$(BIN)/python examples/demo.py
