@@ -17,7 +17,12 @@ from torchvision.models.vision_transformer import VisionTransformer
 from lightning_cam import explain, methods
 
 TRANSFORMER = ("attention_rollout", "attention_relevance", "le_grad", "grad_eclip")
-OPTIONS = {"smooth": {"smooth": {"method": "grad_cam"}}, "flip_average": {"flip_average": {"method": "grad_cam"}}}
+OPTIONS = {  # wrappers need a method; noisy masks are measured with two of them instead of ten
+    "smooth": {"smooth": {"method": "grad_cam"}},
+    "flip_average": {"flip_average": {"method": "grad_cam"}},
+    "ss_cam": {"ss_cam": {"n": 2}},
+    "is_cam": {"is_cam": {"n": 2}},
+}
 
 
 def main() -> None:
@@ -25,6 +30,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--methods", nargs="*", default=[*dict.fromkeys([*methods.names(), *OPTIONS])])
     args = parser.parse_args()
     torch.manual_seed(0)
     convolutional = models.squeezenet1_0(weights=None).eval()
@@ -32,7 +38,7 @@ def main() -> None:
     torch.nn.init.normal_(transformer.heads[0].weight)
     images = torch.rand(args.batch, 3, args.size, args.size)
     print(f"multiples of a forward, {args.batch} x {args.size} px, CPU with {torch.get_num_threads()} threads")
-    for name in dict.fromkeys([*methods.names(), *OPTIONS]):
+    for name in args.methods:
         model = transformer if name in TRANSFORMER else convolutional
         layer = explain(model, images[:1]).layer
 
