@@ -13,9 +13,9 @@ from PIL import Image
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 
 from lightning_cam import cli, explain, layers, metrics, models
-from lightning_cam.seen import Look, Seen
 from lightning_cam.heat import resize
 from lightning_cam.photo import MEAN, STD
+from lightning_cam.seen import Look, Seen
 from lightning_cam.target import Aim
 
 DATA = Path(os.environ.get("LIGHTNING_CAM_DATA") or Path(__file__).parents[1] / "../shared/data")
