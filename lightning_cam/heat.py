@@ -12,6 +12,7 @@ Unit = Literal["relu", "minmax", "signed"]
 Scale = Literal["image", "batch", "run"]
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_FINE, _BEYOND = 4096, 0.01  # cells of a map by pixels, and the share of them that its own scale leaves beyond its ends
 
 
 def resize(heat: Float[Tensor, "..."], size: Sequence[int]) -> Float[Tensor, "..."]:
@@ -40,7 +41,8 @@ def extent(
 
     They are (0, maximum) for ``relu``, (minimum, maximum) for ``minmax``, (-m, m) for ``signed`` with m the largest absolute
     value; over each map (``image``), over all given (``batch``), over these and the extremes of the run before (``run``), or
-    of a number as the maximum or m. Absent maps, all NaN, do not count.
+    of a number as the maximum or m. Absent maps, all NaN, do not count. Over each map, one of 4096 cells or more is taken
+    without the hottest and the coldest hundredth, since single pixels far above all others would leave the rest dark.
     """
     ones = (1,) * (heat.ndim - 1)
     if not isinstance(scale, str):
@@ -48,6 +50,10 @@ def extent(
         return (-high if unit == "signed" else torch.zeros_like(high)), high
     flat = heat.flatten(1)
     low, high = flat.amin(1), flat.amax(1)
+    if scale == "image" and flat.shape[1] >= _FINE:
+        beyond = int(_BEYOND * flat.shape[1])
+        least, most = flat.kthvalue(beyond + 1, dim=1).values, flat.kthvalue(flat.shape[1] - beyond, dim=1).values
+        low, high = least.where(least < 0, low), most.where(most > 0, high)  # where few pixels are all there is, they count
     if scale != "image":
         low, high = low.where(~low.isnan(), torch.inf).amin(0, True), high.where(~high.isnan(), -torch.inf).amax(0, True)
     if scale == "run":

@@ -114,6 +114,21 @@ def test_scales_say_whose_extremes_fill_the_colours():
     assert peak(heat).tolist() == [2, 4]
 
 
+def test_single_pixels_of_a_fine_map_do_not_leave_the_rest_dark():
+    heat = torch.arange(10000.0).reshape(1, 100, 100) - 5000
+    heat[0, -1, -1] = 1e6
+    low, high = extent(heat, "minmax")
+    assert (low.item(), high.item()) == (-4900, 4899)
+    assert [end.item() for end in extent(heat, "relu")] == [0, 4899]
+    assert [end.item() for end in extent(heat, "signed")] == [-4900, 4900]
+    assert [end.item() for end in extent(heat, "relu", "batch")] == [0, 1e6]
+    alone = torch.zeros(1, 100, 100)
+    alone[0, 3, 4] = 2  # few pixels are all there is
+    assert [end.item() for end in extent(alone, "relu")] == [0, 2]
+    coarse = heat[:, :63, :65] + 5000  # 4095 cells: the extremes themselves
+    assert [end.item() for end in extent(coarse, "relu")] == [0, coarse.max().item()]
+
+
 def test_a_flat_or_broken_map_is_shown_as_nothing():
     for heat in (torch.zeros(1, 2, 2), torch.full((1, 2, 2), -1.0), torch.full((1, 2, 2), torch.nan)):
         assert scaled(heat, *extent(heat, "relu")).abs().sum() == 0

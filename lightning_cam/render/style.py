@@ -27,8 +27,8 @@ class Style:
         panels: what is shown of each sample, from ``image``, ``heat`` and ``overlay``.
         unit: what fills the colours: ``relu`` shows [0, maximum] of the raw map, ``minmax`` its [minimum, maximum], ``signed``
             [-m, m] with m its largest absolute value: evidence against and for, laid over the image in grey.
-        scale: whose extremes these are: each map's own (``image``), those of the batch, of the run so far, or a number,
-            the raw value shown as hottest from the first look to the last.
+        scale: whose extremes these are: each map's own (``image``; of a map by pixels without its outermost hundredth), those
+            of the batch, of the run so far, or a number, the raw value shown as hottest from the first look to the last.
         mean: with ``std``, the normalisation to undo for showing, a value a channel; by default read from the dataset's
             own Normalize transform, never guessed from pixel values.
         std: see ``mean``.
