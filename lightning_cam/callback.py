@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_cam import default_layer, layers, render, schedule, words
 from lightning_cam import fuse as fusions
-from lightning_cam import layers, render, schedule, words
 from lightning_cam import target as targets
 from lightning_cam.batch import Batch, FixedBatch
 from lightning_cam.capture import watch
@@ -172,7 +172,7 @@ class CAMCallback(Callback):
                 self._names = [layers.find(module, layer) for layer in self.layers]
             else:
                 with context():
-                    self._names = [layers.choose(module, batch.images, self.output)]
+                    self._names = [default_layer.choose(module, batch.images, self.output)]
                 self._notices.say(f"watching the layer {self._names[0]!r}, the last one that returns a map")
         return self._names
 

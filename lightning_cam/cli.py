@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_cam import __version__, figure, labels, layers, models, render
+from lightning_cam import __version__, default_layer, figure, labels, layers, models, render
 from lightning_cam.explain import Explanation, explain
 from lightning_cam.family import METHODS
 from lightning_cam.heat import peak
@@ -109,7 +109,7 @@ def _layers(args: argparse.Namespace) -> None:
         with undisturbed(model):
             with layers.calls_of(model, images.shape) as calls, torch.no_grad():
                 model(images)
-            return calls, layers.choose(model, images, args.output)
+            return calls, default_layer.choose(model, images, args.output)
 
     calls, default = _run(trace, loaded.model, images)
     maps = {call.name: call.map_shape for call in calls if call.name and call.layout}

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
-from lightning_cam import labels, layers, render
+from lightning_cam import default_layer, labels, layers, render
 from lightning_cam import target as targets
 from lightning_cam.capture import watch
 from lightning_cam.output import Output
@@ -114,7 +114,7 @@ def factorize(
     with undisturbed(model):
         weight = next(model.parameters(), None)
         images = images.to(images.device if weight is None else weight.device)
-        name = layers.find(model, layer) if layer is not None else layers.choose(model, images, output)
+        name = layers.find(model, layer) if layer is not None else default_layer.choose(model, images, output)
         with watch(model, [name]) as look_at:
             seen = look_at(images, targets.find(lambda logits, label: images.new_zeros(len(images)).float()), output=output)
             return of(seen.seen(name), concepts, seed)

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
+from lightning_cam import default_layer, layers, render
 from lightning_cam import fuse as fusions
-from lightning_cam import layers, render
 from lightning_cam import target as targets
 from lightning_cam.capture import watch
 from lightning_cam.family import METHODS
@@ -166,7 +166,7 @@ def explain(
         weight = next(model.parameters(), None)
         batch = images if images.ndim == sides + 2 else images[None]
         images = batch.to(batch.device if weight is None else weight.device)
-        names = [layers.find(model, one) for one in listed] or [layers.choose(model, images, output)]
+        names = [layers.find(model, one) for one in listed] or [default_layer.choose(model, images, output)]
         with watch(model, names) as look_at:
             look = look_at(images, aimed, output=output)
             (shown,) = fusions.heats(look, names, [how], fusion)

@@ -1,4 +1,4 @@
-"""A layer by name, near misses named; the default layer and the classifier found from the calls of one forward."""
+"""A layer by name, near misses named; the calls of one forward, and the classifier among them."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -6,26 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from lightning_cam import layout
 from lightning_cam.family import nearest
 from lightning_cam.layout import Layout
-from lightning_cam.output import Output, pick
-
-# What only shrinks, copies or drops a map, or is part of a block: the map shown is the one before it.
-_PASSIVE = (
-    nn.Identity,
-    nn.Flatten,
-    nn.Linear,
-    nn.modules.dropout._DropoutNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._MaxPoolNd,
-)
 
 
 @dataclass(frozen=True)
@@ -132,7 +118,7 @@ def split(name: str) -> tuple[str, int | None]:
     return (base, int(call)) if base and call.isdigit() else (name, None)
 
 
-def _title(calls: list[Call], i: int) -> str:
+def title(calls: list[Call], i: int) -> str:
     """A call's name, with its number where the module is called several times."""
     same = [j for j, call in enumerate(calls) if call.name == calls[i].name]
     return f"{calls[i].name}#{same.index(i)}" if len(same) > 1 else calls[i].name
@@ -142,62 +128,6 @@ def sides(model: nn.Module) -> int:
     """How many sides the model's images have: those of its first convolution; two, if it has none."""
     dims = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
     return next((n for module in model.modules() for kind, n in dims.items() if isinstance(module, kind)), 2)
-
-
-def choose(model: nn.Module, images: Tensor, output: Output = None) -> str:
-    """The layer watched when none is named: the last that returns a map on which the classifier depends.
-
-    Found by tracing one forward of one image. Pooling and the like, single linear layers and a convolutional head are left
-    aside, and so is what has no gradient on its map: the last block of a transformer with a class token.
-
-    Raises:
-        ValueError: if no module returns a map.
-    """
-    one = images[:1].clone()
-    kept: dict[int, Tensor] = {}
-    inputs: dict[int, Tensor] = {}
-    with calls_of(model, one.shape) as calls, torch.enable_grad():
-
-        def keep(module: nn.Module, args: Any, result: Any) -> Any:
-            if not calls or calls[-1].module is not module:
-                return None
-            if isinstance(module, nn.Linear):
-                inputs[len(calls) - 1] = args[0]
-            if calls[-1].layout is None:
-                return None
-            torch.set_grad_enabled(True)  # also where the model has a no_grad of its own
-            if not result.requires_grad:
-                result = result.detach().requires_grad_()
-            handed: Tensor = result.clone()
-            kept[len(calls) - 1] = handed
-            return handed
-
-        handle = register_module_forward_hook(keep)  # runs after the recording, which has told the call's layout
-        try:
-            logits = pick(model(one), output)
-        finally:
-            handle.remove()
-    classes = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim in (2, images.ndim) else None
-    head, ends = head_call(calls, classes), list[int]()
-    if isinstance(logits, Tensor) and logits.ndim == images.ndim:  # of every place; a second, auxiliary head may run last
-        ends = [i for i in reversed(range(len(calls))) if head_call(calls[i : i + 1], classes)]
-        head = next((calls[i] for i in ends if _feeds(calls[i], kept.get(i), logits)), None)
-    end = calls.index(head) if head and isinstance(head.module, nn.modules.conv._ConvNd) else len(calls)
-    # what the head is given tells more than the logits: a head fresh from zeros lets no gradient through
-    score = inputs.get(calls.index(head), logits) if head else logits
-    maps = [i for i in reversed(range(end)) if calls[i].layout and calls[i].name and i not in ends]
-    fit = [i for i in maps if not isinstance(calls[i].module, _PASSIVE)]
-    if not fit:
-        raise ValueError("No module of this model returns a spatial map [b c u v]; name a layer, or a tensor with one.")
-    return _title(calls, next((i for i in fit if _feeds(calls[i], kept.get(i), score)), fit[0]))
-
-
-def _feeds(call: Call, kept: Tensor | None, score: Any) -> bool:
-    """Whether the score depends on the call's map; taken as given where no gradient can tell."""
-    if kept is None or call.layout is None or not isinstance(score, Tensor) or not score.requires_grad:
-        return True
-    (gradient,) = torch.autograd.grad(score.square().sum(), kept, retain_graph=True, allow_unused=True)
-    return gradient is not None and bool(call.layout.to_map(gradient).any())
 
 
 def head_call(calls: list[Call], classes: int | None) -> Call | None:

@@ -1,6 +1,6 @@
 """The logits in whatever a model returns."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +9,9 @@ Output = str | int | Callable[[Any], Any] | None
 
 
 def pick(output: Any, key: Output) -> Any:
-    """Take the logits out of a model's output: by key, position, attribute or callable; else the output, if a tensor.
+    """Take the logits out of a model's output: by key, position, attribute or callable; else the output itself.
+
+    Without a key that is a tensor, the ``logits`` or ``out`` of a dict or object, or a detector's list of detections.
 
     Raises:
         ValueError: for a key the output does not have, or an output that is no tensor and no key given.
@@ -17,7 +19,7 @@ def pick(output: Any, key: Output) -> Any:
     if callable(key):
         return key(output)
     if key is None:
-        if isinstance(output, Tensor):
+        if isinstance(output, Tensor) or is_detections(output):
             return output
         for name in ("logits", "out"):
             if isinstance(value := _entry(output, name), Tensor):
@@ -29,6 +31,13 @@ def pick(output: Any, key: Output) -> Any:
     if value is None:
         raise ValueError(f"The model's output has no {key!r}; it is {_parts(output)}.")
     return value
+
+
+def is_detections(output: Any) -> bool:
+    """Whether this is a dict of boxes, scores and labels for each sample, as torchvision's detectors return it."""
+    keys = {"boxes", "scores", "labels"}
+    listed = isinstance(output, Sequence) and bool(output)
+    return listed and all(isinstance(one, Mapping) and keys <= set(one) for one in output)
 
 
 def _entry(output: Any, key: str | int) -> Any:

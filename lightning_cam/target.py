@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_cam.family import TARGETS
+from lightning_cam.output import is_detections
 
 Target = Callable[..., Any]
 
@@ -197,13 +198,7 @@ def logits_of(classes: Int[Tensor, "b t"], logits: Any) -> tuple[Float[Tensor, "
     Raises:
         ValueError: for a class out of range, or logits in which no class can be chosen.
     """
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        given = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ValueError(
-            f"Classes can be chosen from logits of shape [b k]; the model gave {given}. "
-            "Pass a callable target (output, label) -> scores [b], or name the logits with output=..."
-        )
-    b, k = logits.shape
+    b, k = tuple(class_logits(logits).shape)
     if len(classes) != b:
         raise ValueError(f"The target gave {len(classes)} classes for {b} samples; expected one a sample.")
     low, high = torch.stack([classes.min(), classes.max()]).tolist()
@@ -213,6 +208,26 @@ def logits_of(classes: Int[Tensor, "b t"], logits: Any) -> tuple[Float[Tensor, "
     absent = classes < 0 if low < 0 else None
     score = logits.gather(1, classes if absent is None else classes.clamp(min=0))
     return (score if absent is None else score.masked_fill(absent, torch.nan)), absent
+
+
+def class_logits(output: Any) -> Float[Tensor, "b k"]:
+    """A model's output as logits of classes.
+
+    Raises:
+        ValueError: for anything else; what explains it is told.
+    """
+    if isinstance(output, Tensor) and output.ndim == 2:
+        return output
+    given = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    if is_detections(output):
+        given, instead = "detections", "Explain a box with target='detection'."
+    elif isinstance(output, Tensor) and output.ndim > 2:
+        instead = "Explain a class over a region with target='segment'."
+    elif isinstance(output, Tensor):
+        instead = "Explain a single logit with target='binary', a regression with target='value'."
+    else:
+        instead = "Pass a callable target (output, label) -> scores [b], or name the logits with output=..."
+    raise ValueError(f"Classes can be chosen from logits of shape [b k]; the model gave {given}. {instead}")
 
 
 def _out_of_range(c: int, k: int) -> str:

@@ -150,7 +150,7 @@ MISTAKES = {
     "no weights": (("--model", "torchvision:squeezenet1_1", "--weights", "IMAGENET1K_V2"), "Did you mean 'IMAGENET1K_V1'"),
     "no layer": (("--layer", "net.9"), "Net has no layer 'net.9'. Did you mean"),
     "no map": (("--layer", "net.4"), "expected a map [b c u v]"),
-    "no classes": (("--model", "my_nets.headless"), "one number a sample"),
+    "no classes": (("--model", "my_nets.headless"), "from logits of shape [b k]"),
     "no method": (("--method", "gradcam"), "No method 'gradcam'. Did you mean 'grad_cam'"),
     "no option": (("--option", "chanels=1", "--method", "activation_mean"), "has no option 'chanels'. Did you mean 'channels'"),
     "a wrong option": (("--option", "channels=[2,2]", "--method", "activation_mean"), "selects none"),

@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision import models
-from torchvision.models import MaxVit, SwinTransformer, VisionTransformer, segmentation, video
-from torchvision.models.detection import retinanet_resnet50_fpn
+from torchvision.models import MaxVit, SwinTransformer, VisionTransformer, detection, segmentation, video
 from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerBlockV2
 from vits import TwoTowers, photos
 
@@ -186,17 +185,31 @@ def test_segmentation_is_explained_before_its_last_convolution(make, layer, shap
     close(found.score, logits[:, 1, left].sum(1).detach(), 1e-5)
 
 
-def test_detection_is_explained_at_a_named_layer_with_its_whole_output():
+@pytest.mark.parametrize("make", [detection.fasterrcnn_resnet50_fpn, detection.retinanet_resnet50_fpn])
+def test_a_detector_is_explained_at_the_last_map_of_its_backbone(make):
     torch.manual_seed(0)
-    options = dict(weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=96, score_thresh=0.0)
-    net, x = retinanet_resnet50_fpn(**options).eval(), torch.rand(2, 3, *SIZE)
-    options = dict(layer="backbone.body.layer4", output=lambda found: found)
-    found = explain(net, x, target=lambda found, label: torch.stack([one["scores"].max() for one in found]), **options)
+    thresholds = dict(box_score_thresh=0.0) if make is detection.fasterrcnn_resnet50_fpn else dict(score_thresh=0.0)
+    net = make(weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=96, **thresholds).eval()
+    x = torch.rand(2, 3, *SIZE)
+    found = explain(net, x, target="detection")
+    assert found.layer == "backbone.body.layer4"
     assert found.heat.shape == (2, 2, 3)
     assert found.heat.any()
-    assert explain(net, x, target="detection", **options).heat.any()
-    with pytest.raises(ValueError, match="returned a list of 1, not a tensor"):
+    best = [one["scores"].argmax() for one in found.logits]
+    expected = torch.stack([one["scores"][i] + 1 for one, i in zip(found.logits, best, strict=True)])  # 1: it overlaps itself
+    close(found.score, expected.detach(), 1e-5)
+    own = explain(net, x, target=lambda found, label: torch.stack([one["scores"].max() for one in found]))
+    assert own.layer == found.layer
+    assert own.heat.any()
+    with pytest.raises(ValueError, match=r"the model gave detections\. Explain a box with target='detection'"):
         explain(net, x)
+
+
+def test_a_detector_without_any_detection_has_the_same_default_layer_and_no_map():
+    net = detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, box_score_thresh=0.99).eval()
+    found = explain(net, torch.rand(1, 3, *SIZE), target="detection")
+    assert found.layer == "backbone.body.16"
+    assert found.score.isnan().all() and found.heat.isnan().all()
 
 
 @pytest.mark.parametrize("make", [video.r3d_18, video.mc3_18, video.r2plus1d_18])

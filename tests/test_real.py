@@ -12,7 +12,7 @@ from cifar_resnet import CifarResNet
 from PIL import Image
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-from lightning_cam import cli, explain, layers, metrics, models
+from lightning_cam import cli, default_layer, explain, metrics, models
 from lightning_cam.heat import resize
 from lightning_cam.photo import MEAN, STD
 from lightning_cam.seen import Look, Seen
@@ -125,7 +125,7 @@ def hits(heat, inside):
 
 
 def test_the_default_layer_is_the_last_map(nets):
-    found = {name: layers.choose(net.eval(), torch.zeros(1, 3, 64, 64)) for name, net in nets.items()}
+    found = {name: default_layer.choose(net.eval(), torch.zeros(1, 3, 64, 64)) for name, net in nets.items()}
     assert found == {"squeezenet": "features", "mobilenet": "features", "cifar": "layer3"}
 
 

@@ -380,7 +380,7 @@ def test_a_torchvision_detector_is_explained():
         (Dense, {"segment": {"where": torch.ones(3, 3)}}, None, r"a mask is \(8, 10\) or \(3, 8, 10\)"),
         (Dense, {"segment": {"where": "here"}}, None, "expected 'predicted'"),
         (Dense, "similarity", None, r"needs embeddings \[b e\]"),
-        (gap_linear, "detection", None, "whole output with output=lambda found: found"),
+        (gap_linear, "detection", None, "name them with output="),
     ],
 )
 def test_every_mistake_says_what_would_be_right(net, target, labels, message):

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_cam.family import TARGETS
+from lightning_cam.output import is_detections
 from lightning_cam.target import Pinned
 
 
@@ -18,8 +19,7 @@ def detection(output: Any, label: Any, *, boxes: Any = None, classes: Any = None
     The pinned box is given, or is the one of the highest score. Only boxes that overlap it by at least ``least`` count; where
     there is none the score is 0 and the map is zero. A sample without any box has no such target: its map is NaN.
 
-    Needs the detector's whole output: ``explain(model, images, layer="backbone.body.layer4", target="detection",
-    output=lambda found: found)``, images of one size as a tensor [b c h w].
+    In ``explain(model, images, target="detection")`` images are of one size, a tensor [b c h w].
 
     Source: the best-matching box's overlap and score, as in pytorch-grad-cam's detection targets.
 
@@ -55,13 +55,13 @@ def detection(output: Any, label: Any, *, boxes: Any = None, classes: Any = None
 
 
 def _detections(output: Any) -> Sequence[Mapping[str, Tensor]]:
-    keys = {"boxes", "scores", "labels"}
-    if not isinstance(output, Sequence) or not output or not all(isinstance(o, Mapping) and keys <= set(o) for o in output):
+    if not is_detections(output):
         raise ValueError(
             f"The target 'detection' needs a dict of boxes, scores and labels for each sample; got a {type(output).__name__}. "
-            "Hand on the detector's whole output with output=lambda found: found."
+            "Where a model wraps them, name them with output=..."
         )
-    return output
+    found: Sequence[Mapping[str, Tensor]] = output
+    return found
 
 
 def _best(found: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:

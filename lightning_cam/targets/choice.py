@@ -3,16 +3,17 @@
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from lightning_cam.family import TARGETS
-from lightning_cam.target import find, logits_of
+from lightning_cam.target import class_logits, find, logits_of
 
 
 @TARGETS.register
 def label(logits: Any, label: Shaped[Tensor, "b ..."] | None) -> Int[Tensor, "b"]:
     """The labelled class: the same class at every look, so curves and pictures stay comparable."""
+    class_logits(logits)
     if label is None:
         raise ValueError(
             "The target 'label' needs labels and there are none: say where the batch holds them with Batch(label=...), "
@@ -20,47 +21,46 @@ def label(logits: Any, label: Shaped[Tensor, "b ..."] | None) -> Int[Tensor, "b"
         )
     if label.ndim == 2 and label.shape[1] == 1:
         label = label[:, 0]
-    single = isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] == 1
+    single = logits.shape[1] == 1
     if label.ndim != 1 or label.is_floating_point() or single:
-        several = label.ndim == 2 and isinstance(logits, Tensor) and label.shape == logits.shape
+        several = label.shape == logits.shape
         instead = "'positives' explains every class that is set" if several else "'binary' explains a single logit"
         other = instead if several or single else "For other labels pass a callable (logits, label) -> class ids or scores"
-        of = f" for {tuple(logits.shape)} logits" if isinstance(logits, Tensor) else ""
         raise ValueError(
             "The target 'label' needs one integer class a sample, shape [b], and a logit a class; "
-            f"got {tuple(label.shape)} of {label.dtype}{of}. {other}."
+            f"got {tuple(label.shape)} of {label.dtype} for {tuple(logits.shape)} logits. {other}."
         )
     return label
 
 
 @TARGETS.register
-def predicted(logits: Float[Tensor, "b k"], label: Tensor | None) -> Int[Tensor, "b"]:
+def predicted(logits: Any, label: Tensor | None) -> Int[Tensor, "b"]:
     """The class of the largest logit; it may change from look to look."""
-    return logits.argmax(1)
+    best: Tensor = class_logits(logits).argmax(1)
+    return best
 
 
 @TARGETS.register
-def runner_up(logits: Float[Tensor, "b k"], label: Tensor | None) -> Int[Tensor, "b"]:
+def runner_up(logits: Any, label: Tensor | None) -> Int[Tensor, "b"]:
     """The class of the second largest logit: what the model would have said instead.
 
     Raises:
         ValueError: if there is one logit only.
     """
-    if logits.shape[1] < 2:
-        raise ValueError(
-            f"The target 'runner_up' needs two classes; the model gave logits {tuple(logits.shape)}. Use 'binary'."
-        )
-    return logits.topk(2, dim=1).indices[:, 1]
+    z: Tensor = class_logits(logits)
+    if z.shape[1] < 2:
+        raise ValueError(f"The target 'runner_up' needs two classes; the model gave logits {tuple(z.shape)}. Use 'binary'.")
+    return z.topk(2, dim=1).indices[:, 1]
 
 
 @TARGETS.register
-def top_k(logits: Float[Tensor, "b k"], label: Tensor | None, *, k: int = 5) -> Int[Tensor, "b t"]:
+def top_k(logits: Any, label: Tensor | None, *, k: int = 5) -> Int[Tensor, "b t"]:
     """The k classes of the largest logits, best first."""
-    return logits.topk(min(k, logits.shape[1]), dim=1).indices
+    return class_logits(logits).topk(min(k, logits.shape[1]), dim=1).indices
 
 
 @TARGETS.register
-def positives(logits: Float[Tensor, "b k"], label: Shaped[Tensor, "b ..."] | None) -> Int[Tensor, "b t"]:
+def positives(logits: Any, label: Shaped[Tensor, "b ..."] | None) -> Int[Tensor, "b t"]:
     """Every class that a multi-hot label [b k] sets (above 0.5), in order of classes: one map for each.
 
     Samples differ in how many they have. t is the largest number, and rows with fewer end in -1: there the map and the score
@@ -69,7 +69,7 @@ def positives(logits: Float[Tensor, "b k"], label: Shaped[Tensor, "b ..."] | Non
     Raises:
         ValueError: if the labels are not multi-hot.
     """
-    if label is None or label.ndim != 2 or label.shape != logits.shape:
+    if label is None or label.shape != class_logits(logits).shape:
         given = "none" if label is None else f"{tuple(label.shape)}"
         raise ValueError(
             f"The target 'positives' needs multi-hot labels {tuple(logits.shape)}, one for each logit; got {given}. "

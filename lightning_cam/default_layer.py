@@ -1,0 +1,135 @@
+"""The layer watched when none is named, found by tracing one forward."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from lightning_cam.layers import Call, calls_of, head_call, read, title
+from lightning_cam.output import Output, is_detections, pick
+
+# What only shrinks, copies or drops a map, or is part of a block: the map shown is the one before it.
+_PASSIVE = (
+    nn.Identity,
+    nn.Flatten,
+    nn.Linear,
+    nn.modules.dropout._DropoutNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._MaxPoolNd,
+)
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """One forward: its calls, and by their positions the maps they returned and what linear layers were given."""
+
+    calls: list[Call]
+    maps: dict[int, Tensor] = field(default_factory=dict)
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    pyramids: list[int] = field(default_factory=list)  # of calls that returned several maps
+    output: Any = None
+
+    def feeds(self, i: int, score: Any) -> bool:
+        """Whether the score depends on a call's map; taken as given where no gradient can tell."""
+        layout = self.calls[i].layout
+        if i not in self.maps or layout is None or not isinstance(score, Tensor) or not score.requires_grad:
+            return True
+        (gradient,) = torch.autograd.grad(score.square().sum(), self.maps[i], retain_graph=True, allow_unused=True)
+        return gradient is not None and bool(layout.to_map(gradient).any())
+
+
+def choose(model: nn.Module, images: Tensor, output: Output = None) -> str:
+    """The layer watched when none is named: the last that returns a map on which the classifier depends.
+
+    Found by tracing one forward of one image. Pooling and the like, single linear layers and a convolutional head are left
+    aside, and so is what has no gradient on its map: the last block of a transformer with a class token. Of a detector it is
+    the last map of the backbone.
+
+    Raises:
+        ValueError: if no module returns a map.
+    """
+    trace = _traced(model, images[:1].clone(), output)
+    find = _of_detector if is_detections(trace.output) else _of_dense if _is_dense(trace.output, images) else _of_classifier
+    maps, score = find(trace)
+    fit = [i for i in maps if not isinstance(trace.calls[i].module, _PASSIVE)]
+    if not fit:
+        raise ValueError("No module of this model returns a spatial map [b c u v]; name a layer, or a tensor with one.")
+    return title(trace.calls, next((i for i in reversed(fit) if trace.feeds(i, score)), fit[-1]))
+
+
+def _of_classifier(trace: _Trace) -> tuple[list[int], Any]:
+    """Maps before the classifier, and what tells on which of them it depends."""
+    logits = trace.output
+    head = head_call(trace.calls, logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None)
+    if head is None:
+        return _maps(trace.calls), logits
+    at = trace.calls.index(head)
+    before = trace.calls[:at] if isinstance(head.module, nn.modules.conv._ConvNd) else trace.calls
+    # what the head is given tells more than the logits: a head fresh from zeros lets no gradient through
+    return _maps(before), trace.inputs.get(at, logits)
+
+
+def _of_dense(trace: _Trace) -> tuple[list[int], Any]:
+    """Maps before the last convolution of a model with logits at every place; a second, auxiliary head may run after it."""
+    calls, logits = trace.calls, trace.output
+    ends = [i for i in range(len(calls)) if head_call(calls[i : i + 1], logits.shape[1])]
+    head = next((i for i in reversed(ends) if trace.feeds(i, logits)), None)
+    return [i for i in _maps(calls[:head]) if i not in ends], logits
+
+
+def _of_detector(trace: _Trace) -> tuple[list[int], Any]:
+    """Maps of the backbone, the first part of the model that has any, before it hands on several at once as a pyramid."""
+    maps = _maps(trace.calls)
+    paths = [trace.calls[i].name.split(".") for i in maps]
+    depth = next((d for d, parts in enumerate(zip(*paths, strict=False)) if len(set(parts)) > 1), 0)
+    backbone = [i for i, path in zip(maps, paths, strict=True) if path[: depth + 1] == paths[0][: depth + 1]]
+    before = [i for i in backbone if i < min(trace.pyramids, default=len(trace.calls))]
+    return before or backbone, torch.cat([one["scores"] for one in trace.output])
+
+
+def _maps(calls: list[Call]) -> list[int]:
+    return [i for i, call in enumerate(calls) if call.layout and call.name]
+
+
+def _is_dense(output: Any, images: Tensor) -> bool:
+    return isinstance(output, Tensor) and output.ndim == images.ndim
+
+
+def _traced(model: nn.Module, one: Tensor, output: Output) -> _Trace:
+    with calls_of(model, one.shape) as calls, torch.enable_grad():
+        trace = _Trace(calls)
+        handle = register_module_forward_hook(_keep(trace, one.shape))  # runs after the recording of the call
+        try:
+            return replace(trace, output=pick(model(one), output))
+        finally:
+            handle.remove()
+
+
+def _keep(trace: _Trace, image: Sequence[int]) -> Callable[..., Any]:
+    """Keep what a call returned if it is a map, connected to what follows, and what a linear layer was given."""
+
+    def keep(module: nn.Module, args: Any, result: Any) -> Tensor | None:
+        calls, at = trace.calls, len(trace.calls) - 1
+        if not calls or calls[at].module is not module:
+            return None
+        if isinstance(module, nn.Linear):
+            trace.inputs[at] = args[0]
+        if isinstance(result, Mapping | list | tuple):
+            several = list(result.values() if isinstance(result, Mapping) else result)
+            if sum(read(one, image, calls) is not None for one in several) > 1:
+                trace.pyramids.append(at)
+        if calls[at].layout is None:
+            return None
+        torch.set_grad_enabled(True)  # also where the model has a no_grad of its own
+        if not result.requires_grad:
+            result = result.detach().requires_grad_()
+        handed: Tensor = result.clone()
+        trace.maps[at] = handed
+        return handed
+
+    return keep
