@@ -2,8 +2,8 @@
 
     python examples/gallery.py --out gallery [--photo FILE] [--model squeezenet1_0] [--weights NAME_OR_FILE] [--target CLASS]
 
-Without ``--photo`` it is a flower from scikit-learn's sample images. Models without weights given are random, and the
-captions say so: such maps show that a family is read right, not where a trained model looks.
+Without ``--photo`` it is one of scikit-learn's sample images. Models without weights given are random, and the sheets say so:
+such maps show that a family is read right, not where a trained model looks.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
-from torchvision import models as zoo
+from torchvision.models import get_model
 from torchvision.models.vision_transformer import VisionTransformer
 from torchvision.transforms import v2
 
@@ -29,16 +29,33 @@ OPTIONS = {  # wrappers need a method; noisy masks cost as many forwards as ther
     "ss_cam": {"ss_cam": {"n": 2}},
     "is_cam": {"is_cam": {"n": 2}},
 }
-FAMILIES = [
+CLASSIFIERS = [
     *("resnet18", "resnext50_32x4d", "vgg11", "squeezenet1_0", "densenet121", "googlenet", "inception_v3", "mobilenet_v2"),
-    *("mobilenet_v3_small", "efficientnet_b0", "convnext_tiny", "regnet_y_400mf", "maxvit_t", "swin_t", "swin_v2_t"),
+    *(
+        "mobilenet_v3_small",
+        "efficientnet_b0",
+        "convnext_tiny",
+        "regnet_y_400mf",
+        "maxvit_t",
+        "vit_b_16",
+        "swin_t",
+        "swin_v2_t",
+    ),
 ]
+DEVOTED = {  # to another task than naming the picture; each with its target
+    "deeplabv3_mobilenet_v3_large": "segment",
+    "fcn_resnet50": "segment",
+    "fasterrcnn_mobilenet_v3_large_fpn": "detection",
+    "retinanet_resnet50_fpn": "detection",
+    "r3d_18": "predicted",
+}
+TIMM = {"vit_tiny_patch16_224": {"reg_tokens": 4, "global_pool": "avg"}, "deit_tiny_distilled_patch16_224": {}}
 
 
 def main() -> None:
     args = arguments()
     torch.manual_seed(0)
-    photo = Image.open(args.photo).convert("RGB") if args.photo else Image.fromarray(load_sample_image("flower.jpg"))
+    photo = Image.open(args.photo).convert("RGB") if args.photo else Image.fromarray(load_sample_image("china.jpg"))
     prepare = v2.Compose(
         [v2.Resize(256), v2.CenterCrop(224), v2.ToImage(), v2.ToDtype(torch.float32, True), v2.Normalize(MEAN, STD)]
     )
@@ -57,34 +74,87 @@ def every_method(image: Tensor, args: argparse.Namespace) -> None:
         other = name in NEEDS_A_TRANSFORMER
         target = "predicted" if other or args.target is None else args.target
         looks.append(explain(transformer if other else model, image, method=OPTIONS.get(name, name), target=target))
-        words.append(Caption(name, "transformer, random weights" if other else f"{args.model}{trained}"))
+        words.append(caption(name, "random transformer" if other else args.model))
         print(f"{name}: peak {looks[-1].heat.amax():.3g} at {looks[-1].layer}", flush=True)
-    write(looks, words, ("Every method", "one photograph, the predicted class"), args.out / "methods.png")
+    chosen = "the predicted class" if args.target is None else f"class {args.target}"
+    write(
+        looks,
+        words,
+        ("Every method", f"{chosen} of {args.model}{trained}; attention on a transformer of random weights"),
+        args,
+        "methods",
+    )
 
 
 def every_family(image: Tensor, args: argparse.Namespace) -> None:
     looks, words = [], []
-    for name in FAMILIES:
+    for name in [*CLASSIFIERS, *DEVOTED, *TIMM]:
         model, trained = load(name, args.weights if name == args.model else None)
         size = 299 if name.startswith("inception") else 256 if name == "swin_v2_t" else 224
-        looks.append(explain(model, resize(image, (size, size))))
-        words.append(Caption(name, f"{looks[-1].layer}{trained}"))
-        print(f"{name}: {looks[-1].layer} {tuple(looks[-1].heat.shape[1:])}", flush=True)
-    write(looks, words, ("Every family", "grad_cam at the default layer"), args.out / "families.png")
+        x = panned(image) if name == "r3d_18" else resize(image, (size, size))
+        looks.append(explain(model, x, target=DEVOTED.get(name, "predicted")))
+        words.append(caption(name, f"at {looks[-1].layer}"))
+        print(f"{name}{trained}: {looks[-1].layer} {tuple(looks[-1].heat.shape[1:])}", flush=True)
+    told = (
+        f"random weights, which show that a family is read right and not where a trained model looks; {args.model} is trained"
+    )
+    write(
+        looks,
+        words,
+        ("Every family: grad_cam at the default layer", told if args.weights else told.split(";")[0]),
+        args,
+        "families",
+    )
+
+
+def panned(image: Tensor, frames: int = 8) -> Tensor:
+    """The photograph as a film: a window that moves from left to right."""
+    room = image.shape[-1] // 8
+    steps = [round(i * room / (frames - 1)) for i in range(frames)]
+    return resize(torch.stack([image[..., step : step + image.shape[-1] - room] for step in steps], 2), (112, 112))
+
+
+def caption(name: str, under: str) -> Caption:
+    """A name that is too long for its card goes on below, where the other words were."""
+    first, rest = name, ""
+    while len(first) > 16:
+        first, _, last = first.rpartition("_")
+        rest = f"_{last}{rest}"
+    return Caption(first, rest or under)
 
 
 def load(name: str, weights: str | None) -> tuple[nn.Module, str]:
     if weights is not None:
         return models.load(f"torchvision:{name}", weights).model.eval(), ""
+    if name in TIMM:
+        import timm
+
+        return timm.create_model(name, num_classes=10, **TIMM[name]).eval(), ", random weights"
     quiet = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    return getattr(zoo, name)(weights=None, **quiet).eval(), ", random weights"
+    parts = {"weights_backbone": None} if name in DEVOTED and name != "r3d_18" else {}
+    model = get_model(
+        name, weights=None, **quiet, **parts, **({"score_thresh": 0.0} if name.startswith("retina") else {})
+    ).eval()
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight)  # heads that begin at zero let nothing through
+    return model, ", random weights"
 
 
-def write(looks: list[Explanation], words: list[Caption], title: tuple[str, str], path: Path) -> None:
-    style = Style(mean=MEAN, std=STD, panels=("overlay",), tile=224, encoding="png")
-    pictures = torch.cat([render.to_rgb(resize(look.images, (224, 224)), style.normalization) for look in looks])
-    unit = torch.cat([resize(look.unit(style), (224, 224)) for look in looks])
-    path.write_bytes(render.encode(render.to_host(render.sheet(pictures, unit, words, title, style)), "png"))
+def write(looks: list[Explanation], words: list[Caption], title: tuple[str, str], args: argparse.Namespace, name: str) -> None:
+    style = Style(mean=MEAN, std=STD, panels=("overlay",), tile=args.tile, encoding="png")
+    size = (args.tile, args.tile)
+    pictures, units = [], []
+    for look in looks:
+        x, unit = look.images, look.unit(style)
+        if unit.ndim == 4:  # of a film, the frame with most of the heat
+            hottest = int(unit.sum((2, 3)).argmax())
+            x, unit = x[:, :, hottest * x.shape[2] // unit.shape[1]], unit[:, hottest]
+        pictures.append(render.to_rgb(resize(x, size), style.normalization))
+        units.append(resize(unit, size))
+    sheet = render.sheet(torch.cat(pictures), torch.cat(units), words, title, style)
+    path = args.out / f"{name}.png"
+    path.write_bytes(render.encode(render.to_host(sheet), "png"))
     print(path)
 
 
@@ -95,6 +165,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="squeezenet1_0")
     parser.add_argument("--weights")
     parser.add_argument("--target", type=int)
+    parser.add_argument("--tile", type=int, default=224, help="side of a picture on the sheets, in pixels")
     return parser.parse_args()
 
 

@@ -47,8 +47,8 @@ def choose(model: nn.Module, images: Tensor, output: Output = None) -> str:
     """The layer watched when none is named: the last that returns a map on which the classifier depends.
 
     Found by tracing one forward of one image. Pooling and the like, single linear layers and a convolutional head are left
-    aside, and so is what has no gradient on its map: the last block of a transformer with a class token. Of a detector it is
-    the last map of the backbone.
+    aside, and so is what has no gradient on its map: the last block of a transformer with a class token. Of a segmentation it
+    is the coarsest map (a U-Net's bottleneck, DeepLab's backbone), of a detector the last map of the backbone.
 
     Raises:
         ValueError: if no module returns a map.
@@ -75,25 +75,32 @@ def _of_classifier(trace: _Trace) -> tuple[list[int], Any]:
 
 
 def _of_dense(trace: _Trace) -> tuple[list[int], Any]:
-    """Maps before the last convolution of a model with logits at every place; a second, auxiliary head may run after it."""
-    calls, logits = trace.calls, trace.output
-    ends = [i for i in range(len(calls)) if head_call(calls[i : i + 1], logits.shape[1])]
-    head = next((i for i in reversed(ends) if trace.feeds(i, logits)), None)
-    return [i for i in _maps(calls[:head]) if i not in ends], logits
+    """The coarsest maps of a model with logits at every place: behind them, each place of a map mostly tells of itself."""
+    maps = _maps(trace.calls)
+    cells = {i: torch.Size(trace.calls[i].map_shape[1:]).numel() for i in maps}
+    coarsest = [i for i in maps if cells[i] == min(cells.values())]
+    parts = _parts(trace.calls, maps)
+    return [i for i in coarsest if parts[i] == parts[coarsest[0]]], trace.output
 
 
 def _of_detector(trace: _Trace) -> tuple[list[int], Any]:
     """Maps of the backbone, the first part of the model that has any, before it hands on several at once as a pyramid."""
     maps = _maps(trace.calls)
-    paths = [trace.calls[i].name.split(".") for i in maps]
-    depth = next((d for d, parts in enumerate(zip(*paths, strict=False)) if len(set(parts)) > 1), 0)
-    backbone = [i for i, path in zip(maps, paths, strict=True) if path[: depth + 1] == paths[0][: depth + 1]]
+    parts = _parts(trace.calls, maps)
+    backbone = [i for i in maps if parts[i] == parts[maps[0]]]
     before = [i for i in backbone if i < min(trace.pyramids, default=len(trace.calls))]
     return before or backbone, torch.cat([one["scores"] for one in trace.output])
 
 
 def _maps(calls: list[Call]) -> list[int]:
     return [i for i, call in enumerate(calls) if call.layout and call.name]
+
+
+def _parts(calls: list[Call], maps: list[int]) -> dict[int, list[str]]:
+    """In which part of the model each map is: its module's name, up to the level at which the maps' names first differ."""
+    paths = [calls[i].name.split(".") for i in maps]
+    depth = next((d for d, names in enumerate(zip(*paths, strict=False)) if len(set(names)) > 1), 0)
+    return {i: path[: depth + 1] for i, path in zip(maps, paths, strict=True)}
 
 
 def _is_dense(output: Any, images: Tensor) -> bool:

@@ -166,12 +166,12 @@ def test_places_of_tokens_are_places_of_the_picture():
 @pytest.mark.parametrize(
     ("make", "layer", "shape"),
     [
-        (segmentation.deeplabv3_mobilenet_v3_large, "classifier.3", (4, 6)),
-        (segmentation.fcn_resnet50, "classifier.2", (8, 12)),
-        (segmentation.lraspp_mobilenet_v3_large, "classifier.cbr", (4, 6)),
+        (segmentation.deeplabv3_mobilenet_v3_large, "backbone.16", (4, 6)),
+        (segmentation.fcn_resnet50, "backbone.layer4", (8, 12)),
+        (segmentation.lraspp_mobilenet_v3_large, "backbone.16", (4, 6)),
     ],
 )
-def test_segmentation_is_explained_before_its_last_convolution(make, layer, shape):
+def test_segmentation_is_explained_at_the_last_map_of_its_backbone(make, layer, shape):
     aux = {} if make is segmentation.lraspp_mobilenet_v3_large else {"aux_loss": True}
     net, x = made(functools.partial(make, weights=None, weights_backbone=None, num_classes=4, **aux)), torch.rand(2, 3, *SIZE)
     left = torch.zeros(*SIZE, dtype=torch.bool)
@@ -183,6 +183,59 @@ def test_segmentation_is_explained_before_its_last_convolution(make, layer, shap
     close(found.heat, by_region.heat)
     logits = net(x)["out"]
     close(found.score, logits[:, 1, left].sum(1).detach(), 1e-5)
+
+
+class UNet(nn.Module):
+    """Down, and up again beside what came down; ``nested`` as in MONAI, each level around the next."""
+
+    def __init__(self, nested):
+        super().__init__()
+        if nested:
+            self.model = nn.Sequential(
+                nn.Conv2d(3, 4, 3, 2, 1), Beside(Level(4, 8, Level(8, 16))), nn.ConvTranspose2d(8, 5, 2, 2)
+            )
+        else:
+            self.inc, self.down1, self.down2 = nn.Conv2d(3, 4, 3, 1, 1), self.half(4, 8), self.half(8, 16)
+            self.up2, self.up1, self.outc = self.twice(16, 8), self.twice(16, 4), nn.Conv2d(8, 5, 1)
+
+    @staticmethod
+    def half(into, out):
+        return nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(into, out, 3, 1, 1), nn.ReLU())
+
+    @staticmethod
+    def twice(into, out):
+        return nn.Sequential(nn.ConvTranspose2d(into, out, 2, 2), nn.ReLU())
+
+    def forward(self, x):
+        if hasattr(self, "model"):
+            return self.model(x)
+        a = self.inc(x)
+        b = self.down1(a)
+        b = torch.cat([b, self.up2(self.down2(b))], 1)
+        return self.outc(torch.cat([a, self.up1(b)], 1))
+
+
+class Beside(nn.Module):
+    def __init__(self, submodule):
+        super().__init__()
+        self.submodule = submodule
+
+    def forward(self, x):
+        return torch.cat([x, self.submodule(x)], 1)
+
+
+def Level(into, out, within=None):
+    middle = nn.Sequential(nn.Conv2d(out, out, 3, 1, 1), nn.ReLU()) if within is None else Beside(within)
+    wide = out if within is None else 2 * out
+    return nn.Sequential(nn.Conv2d(into, out, 3, 2, 1), nn.ReLU(), middle, nn.ConvTranspose2d(wide, into, 2, 2))
+
+
+@pytest.mark.parametrize(("nested", "layer"), [(False, "down2"), (True, "model.1.submodule.2.submodule.2")])
+def test_a_u_net_is_explained_at_its_bottleneck(nested, layer):
+    net, x = made(functools.partial(UNet, nested)), torch.rand(2, 3, *SIZE)
+    found = explain(net, x, target="segment")
+    assert found.layer == layer
+    assert found.heat.any()
 
 
 @pytest.mark.parametrize("make", [detection.fasterrcnn_resnet50_fpn, detection.retinanet_resnet50_fpn])
