@@ -42,14 +42,24 @@ CLASSIFIERS = [
         "swin_v2_t",
     ),
 ]
-DEVOTED = {  # to another task than naming the picture; each with its target
-    "deeplabv3_mobilenet_v3_large": "segment",
-    "fcn_resnet50": "segment",
-    "fasterrcnn_mobilenet_v3_large_fpn": "detection",
-    "retinanet_resnet50_fpn": "detection",
-    "r3d_18": "predicted",
+NAMED = {  # what the others are called on the sheet, and the target where it is no class of the picture
+    "deeplabv3_mobilenet_v3_large": ("DeepLab v3", "segment"),
+    "fcn_resnet50": ("FCN", "segment"),
+    "fasterrcnn_mobilenet_v3_large_fpn": ("Faster R-CNN", "detection"),
+    "retinanet_resnet50_fpn": ("RetinaNet", "detection"),
+    "r3d_18": ("R3D, a video", "predicted"),
+    "vit_tiny_patch16_224": ("ViT, registers", "predicted"),
+    "deit_tiny_distilled_patch16_224": ("DeiT, distilled", "predicted"),
 }
 TIMM = {"vit_tiny_patch16_224": {"reg_tokens": 4, "global_pool": "avg"}, "deit_tiny_distilled_patch16_224": {}}
+OF_TORCHVISION = {  # no downloads, no slow beginnings, and detectors that find something while they are random
+    "googlenet": {"init_weights": False},
+    "inception_v3": {"init_weights": False},
+    "deeplabv3_mobilenet_v3_large": {"weights_backbone": None},
+    "fcn_resnet50": {"weights_backbone": None},
+    "fasterrcnn_mobilenet_v3_large_fpn": {"weights_backbone": None, "box_score_thresh": 0.0, "num_classes": 3},
+    "retinanet_resnet50_fpn": {"weights_backbone": None, "score_thresh": 0.0, "num_classes": 3},
+}
 
 
 def main() -> None:
@@ -74,37 +84,26 @@ def every_method(image: Tensor, args: argparse.Namespace) -> None:
         other = name in NEEDS_A_TRANSFORMER
         target = "predicted" if other or args.target is None else args.target
         looks.append(explain(transformer if other else model, image, method=OPTIONS.get(name, name), target=target))
-        words.append(caption(name, "random transformer" if other else args.model))
+        words.append(caption(name, "random ViT" if other else args.model))
         print(f"{name}: peak {looks[-1].heat.amax():.3g} at {looks[-1].layer}", flush=True)
     chosen = "the predicted class" if args.target is None else f"class {args.target}"
-    write(
-        looks,
-        words,
-        ("Every method", f"{chosen} of {args.model}{trained}; attention on a transformer of random weights"),
-        args,
-        "methods",
-    )
+    told = f"{chosen} of {args.model}{trained}; attention on a transformer of random weights"
+    write(looks, words, ("Every method", told), args, "methods")
 
 
 def every_family(image: Tensor, args: argparse.Namespace) -> None:
     looks, words = [], []
-    for name in [*CLASSIFIERS, *DEVOTED, *TIMM]:
+    for name in [*CLASSIFIERS, *NAMED]:
         model, trained = load(name, args.weights if name == args.model else None)
         size = 299 if name.startswith("inception") else 256 if name == "swin_v2_t" else 224
         x = panned(image) if name == "r3d_18" else resize(image, (size, size))
-        looks.append(explain(model, x, target=DEVOTED.get(name, "predicted")))
-        words.append(caption(name, f"at {looks[-1].layer}"))
-        print(f"{name}{trained}: {looks[-1].layer} {tuple(looks[-1].heat.shape[1:])}", flush=True)
-    told = (
-        f"random weights, which show that a family is read right and not where a trained model looks; {args.model} is trained"
-    )
-    write(
-        looks,
-        words,
-        ("Every family: grad_cam at the default layer", told if args.weights else told.split(";")[0]),
-        args,
-        "families",
-    )
+        called, target = NAMED.get(name, (name, "predicted"))
+        looks.append(explain(model, x, target=target))
+        layer = looks[-1].layer
+        words.append(caption(called, layer if len(layer) < 19 else f"..{layer[-15:]}"))
+        print(f"{name}{trained}: {layer} {tuple(looks[-1].heat.shape[1:])}, peak {looks[-1].heat.amax():.3g}", flush=True)
+    told = f", {args.model} trained, the others random" if args.weights else ", random weights"
+    write(looks, words, ("Every family", f"grad_cam at the default layer{told}"), args, "families")
 
 
 def panned(image: Tensor, frames: int = 8) -> Tensor:
@@ -130,11 +129,7 @@ def load(name: str, weights: str | None) -> tuple[nn.Module, str]:
         import timm
 
         return timm.create_model(name, num_classes=10, **TIMM[name]).eval(), ", random weights"
-    quiet = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    parts = {"weights_backbone": None} if name in DEVOTED and name != "r3d_18" else {}
-    model = get_model(
-        name, weights=None, **quiet, **parts, **({"score_thresh": 0.0} if name.startswith("retina") else {})
-    ).eval()
+    model = get_model(name, weights=None, **OF_TORCHVISION.get(name, {})).eval()
     for module in model.modules():
         if isinstance(module, nn.Linear) and not module.weight.any():
             nn.init.normal_(module.weight)  # heads that begin at zero let nothing through
@@ -142,7 +137,7 @@ def load(name: str, weights: str | None) -> tuple[nn.Module, str]:
 
 
 def write(looks: list[Explanation], words: list[Caption], title: tuple[str, str], args: argparse.Namespace, name: str) -> None:
-    style = Style(mean=MEAN, std=STD, panels=("overlay",), tile=args.tile, encoding="png")
+    style = Style(mean=MEAN, std=STD, panels=("overlay",), colormap="viridis", tile=args.tile, encoding="png")
     size = (args.tile, args.tile)
     pictures, units = [], []
     for look in looks:
