@@ -94,7 +94,7 @@ def factorize(
     ``ReLU(A) ~ W H``, A with a row a place of all samples and a column a channel, W and H non-negative: W gives the maps, H the
     vectors. One forward without gradient, and some hundred products of these matrices on the model's device.
 
-    Source: Collins, Achanta & Süsstrunk 2018, section 3, arXiv 1806.10206.
+    Source: Collins, Achanta & Süsstrunk 2018, arXiv 1806.10206.
 
     Args:
         model: any module; looked at in evaluation mode.

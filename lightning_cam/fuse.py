@@ -38,8 +38,8 @@ def max(shares: Float[Tensor, "l b *f"]) -> Float[Tensor, "b *f"]:
 def tanh_max(shares: Float[Tensor, "l b *f"], *, gamma: float = 2.0) -> Float[Tensor, "b *f"]:
     """``max_l tanh(gamma M_l)``: what any layer shows, weak evidence lifted; at most tanh(gamma).
 
-    Source: LayerCAM (Jiang et al. 2021, IEEE TIP, eq. 9), which lifts the shallow layers and leaves the deep as they are;
-    here all are lifted, as in its users' code.
+    Source: LayerCAM (Jiang et al. 2021, IEEE TIP, eq. 9), which lifts the shallow layers only; here all are lifted, as in
+    torch-cam.
 
     Args:
         shares: the layers' maps, each scaled to its own maximum.
@@ -52,7 +52,7 @@ def tanh_max(shares: Float[Tensor, "l b *f"], *, gamma: float = 2.0) -> Float[Te
 def product(shares: Float[Tensor, "l b *f"]) -> Float[Tensor, "b *f"]:
     """``prod_l M_l``: what all layers show; 0 wherever one shows nothing.
 
-    Source: after RefineCAM (2026, arXiv 2605.14641), a product of per-layer maps.
+    Source: after RefineCAM (Domeniconi et al. 2026, arXiv 2605.14641), a product of per-layer maps.
     """
     return shares.prod(0)
 

@@ -37,7 +37,7 @@ class Case:
 
 @replicates("activation_mean")
 def activation_mean(case: Case, images: Tensor, classes: list[int], channels: range | None = None) -> Tensor:
-    """LaFAM, eq. 1: the average over channels of the rectified activation."""
+    """After LaFAM: the average over channels of the rectified activation."""
     maps = []
     for image in images:
         a = case.activation(image)

@@ -42,7 +42,7 @@ def read_rows(net: ViT, per_token: Tensor) -> Tensor:
 
 @replicates("attention_rollout")
 def attention_rollout(net: ViT, images: Tensor, classes: list[int]) -> Tensor:
-    """Abnar & Zuidema, section 3: A = 0.5 W_att + 0.5 I, normalised; rollout A~(l) = A(l) A~(l-1)."""
+    """Abnar & Zuidema: A = 0.5 W_att + 0.5 I, normalised; rollout A~(l) = A(l) A~(l-1)."""
     maps = []
     for image in images:
         rolled = None

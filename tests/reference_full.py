@@ -108,7 +108,7 @@ class _GuidedReLU(torch.autograd.Function):
 
 @replicates("guided_grad_cam")
 def guided_grad_cam(case: Case, images: Tensor, classes: list[int]) -> Tensor:
-    """Selvaraju et al., section 3: guided backpropagation times the upsampled Grad-CAM."""
+    """Selvaraju et al.: guided backpropagation times the upsampled Grad-CAM."""
     maps = []
     for image, c in zip(images, classes, strict=True):
         x = image[None].clone().requires_grad_()

@@ -38,7 +38,7 @@ def hires_cam(case: Case, images: Tensor, classes: list[int]) -> Tensor:
 
 @replicates("grad_cam_elementwise")
 def grad_cam_elementwise(case: Case, images: Tensor, classes: list[int]) -> Tensor:
-    """Pillai & Pirsiavash: each product rectified before channels are summed."""
+    """pytorch-grad-cam, after Pillai & Pirsiavash: each product rectified before channels are summed."""
 
     def one(a, g):
         heat = torch.zeros_like(a[0])

@@ -54,7 +54,7 @@ def summed(a: Tensor, w: list[float]) -> Tensor:
 
 @replicates("ablation_cam")
 def ablation_cam(case: Case, images: Tensor, classes: list[int]) -> Tensor:
-    """Desai & Ramaswamy, eq. 4: slope_k = (y - y_k) / y; eq. 5 without its ReLU; |y| for y, so that the sign stays."""
+    """Desai & Ramaswamy: slope_k = (y - y_k) / y; the map without its ReLU; |y| for y, so that the sign stays."""
     maps = []
     for image, c in zip(images, classes, strict=True):
         a = case.activation(image)
@@ -70,7 +70,7 @@ def ablation_cam(case: Case, images: Tensor, classes: list[int]) -> Tensor:
 
 @replicates("recipro_cam")
 def recipro_cam(case: Case, images: Tensor, classes: list[int], gaussian: bool = False) -> Tensor:
-    """Byun & Lee, section 3: the feature at one place, zeros elsewhere, through the head; less the empty map's score."""
+    """Byun & Lee: the feature at one place, zeros elsewhere, through the head; less the empty map's score."""
     kernel = [[1 / 16, 1 / 8, 1 / 16], [1 / 8, 1 / 4, 1 / 8], [1 / 16, 1 / 8, 1 / 16]]
     maps = []
     for image, c in zip(images, classes, strict=True):
@@ -106,13 +106,13 @@ def masked(case: Case, images: Tensor, classes: list[int], masks_of) -> Tensor:
 
 @replicates("score_cam")
 def score_cam(case: Case, images: Tensor, classes: list[int]) -> Tensor:
-    """Wang et al., eq. 5 to 8, with the baseline that the softmax takes away again."""
+    """Wang et al., algorithm 1, with the baseline that the softmax takes away again."""
     return masked(case, images, classes, lambda mask: [mask])
 
 
 @replicates("ss_cam")
 def ss_cam(case: Case, images: Tensor, classes: list[int], n: int = 10, sigma: float = 2.0, seed: int = 0) -> Tensor:
-    """Wang et al., first form: the mean score over masks with normal noise."""
+    """Wang et al.: the mean score over scaled masks with normal noise."""
     generator = torch.Generator().manual_seed(seed)
     noise = [torch.randn(images.shape[2:], generator=generator, dtype=torch.float64) for _ in range(n)]
     return masked(case, images, classes, lambda mask: [mask + sigma * one for one in noise])
@@ -135,7 +135,7 @@ def random_cam(case: Case, images: Tensor, classes: list[int], seed: int = 0) ->
 def smooth_grad_cam_pp(
     case: Case, images: Tensor, classes: list[int], n: int = 8, sigma: float = 0.15, seed: int = 0
 ) -> Tensor:
-    """Omeiza et al., section 3: averaged powers of the gradient at noisy images, the activation of the clean one."""
+    """Omeiza et al.: averaged powers of the gradient at noisy images, the activation of the clean one."""
     maps = []
     for image, c in zip(images, classes, strict=True):
         generator = torch.Generator().manual_seed(seed)

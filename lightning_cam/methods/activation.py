@@ -17,7 +17,7 @@ def activation_mean(seen: Seen, *, channels: int | slice | Sequence[int] | None 
     ``mean_k ReLU(A_k)``: class-agnostic, >= 0, in units of the activation; what every class map must beat. With
     ``channels`` one class of a 1x1-convolution head, ``ReLU(z_c)``, it is that head's own evidence map.
 
-    Source: LaFAM (Karjauv & Albayrak 2024, arXiv 2407.06059).
+    Source: LaFAM (Karjauv & Albayrak 2024, arXiv 2407.06059), there of the activation as it is, behind a ReLU mostly.
 
     Args:
         seen: what one forward showed.

@@ -16,7 +16,7 @@ def attention_rollout(seen: Seen) -> Float[Tensor, "b u v"]:
     ``A = (mean_h P + I) / 2`` with rows made to sum to 1, ``R = A_L ... A_1``; the row of the class token, or the mean over
     the rows of the tokens that are pooled, at the patches. Class-agnostic, >= 0; with the prefix tokens' share it sums to 1.
 
-    Source: Abnar & Zuidema 2020, section 3, arXiv 2005.00928; heads by their mean, as there.
+    Source: Abnar & Zuidema 2020, arXiv 2005.00928; heads by their mean, as there.
 
     Raises:
         ValueError: if the model has no attention over all tokens of the image, or hides it.
@@ -54,8 +54,8 @@ def le_grad(seen: Seen) -> Float[Tensor, "b u v"]:
     the model's own pooling, norm and head. Specific to the score, >= 0, in units of the score; the paper's map is this one
     scaled to [0, 1]. The last block's term is taken from the score itself.
 
-    Source: Bousselham et al. 2024, section 3, arXiv 2404.03214. Their code for CLIP pools all tokens by their mean, also where
-    the model reads the class token, and by default takes the last two blocks; here it is the model's own reading, of all.
+    Source: Bousselham et al. 2024, arXiv 2404.03214. They pool all tokens by their mean, also where the model reads the class
+    token, and their code takes the last two blocks by default; here it is the model's own reading, of all blocks.
 
     Raises:
         ValueError: if the model has no attention over all tokens of the image, or hides it, or its blocks share modules.
@@ -73,8 +73,8 @@ def grad_eclip(seen: Seen) -> Float[Tensor, "b u v"]:
     before its projection, and ``lambda_i = minmax_i cos(q, k_i)``. For models pooled by a class token, such as the image
     tower of CLIP with an embedding's similarity as target. Specific to the score, >= 0, in its units.
 
-    Source: Zhao et al., ICML 2024; extended as arXiv 2502.18816. Their code recomputes the last block with a single head; here
-    the model's own heads are kept.
+    Source: Zhao et al., ICML 2024; extended as arXiv 2502.18816. Their code recomputes the last block with a single head, and
+    takes the cosine behind the output projection; here the model's own heads are kept, and their queries and keys compared.
 
     Raises:
         ValueError: if queries and values of the last block are hidden, or the score reads no single token.

@@ -38,7 +38,8 @@ def grad_cam_elementwise(seen: Seen) -> Float[Tensor, "b *m"]:
 
     ``sum_k ReLU(dS/dA_k A_k)``, >= 0, in units of the score. Equal to LayerCAM where activations are >= 0.
 
-    Source: Pillai & Pirsiavash 2021, "Explainable models with consistent interpretations", AAAI.
+    Source: pytorch-grad-cam's GradCAMElementWise, after Pillai & Pirsiavash 2021, "Explainable models with consistent
+    interpretations", AAAI, whose own code rectifies the sum over channels instead: ``hires_cam`` and its positive part.
     """
     return (seen.gradient * seen.activation).relu().sum(1)
 

@@ -27,7 +27,7 @@ def score_cam(seen: Seen, *, chunk: int = 64) -> Float[Tensor, "b *m"]:
     logits leaves few channels, over probabilities (a target can give them) nearly the activation mean. The authors' code
     has no softmax over channels, and the probability as weight. Channels constant over the map have no mask: weight 0.
 
-    Cost: a forward a channel and sample. Source: Wang et al. 2020, eq. 5 to 8 and algorithm 1, arXiv 1910.01279.
+    Cost: a forward a channel and sample. Source: Wang et al. 2020, section 3 and algorithm 1, arXiv 1910.01279.
 
     Args:
         seen: what one forward showed.
@@ -44,11 +44,11 @@ def ss_cam(seen: Seen, *, n: int = 10, sigma: float = 2.0, seed: int = 0, chunk:
     """SS-CAM: Score-CAM with each channel's score averaged over noisy masks.
 
     ``sum_k w_k A_k`` with ``w = softmax_k mean_i S(x * (H_k + noise_i))``, noise normal and independent at every pixel, drawn
-    after the mask is scaled to [0, 1], and not clipped. This is the paper's first form; its second adds the noise to the
-    image. Scores, weights, units and constant channels as in score_cam. The same seed draws the same noise at every look
-    and on every device, the same for every channel and sample; global random states stay as they are.
+    after the mask is scaled to [0, 1], and not clipped, as in torch-cam; other published code draws it before scaling, or adds
+    it to the masked image. Scores, weights, units and constant channels as in score_cam. The same seed draws the same noise
+    at every look and on every device, the same for every channel and sample; global random states stay as they are.
 
-    Cost: n forwards a channel and sample. Source: Wang et al. 2020, algorithm 1, arXiv 2006.14255.
+    Cost: n forwards a channel and sample. Source: Wang et al. 2020, arXiv 2006.14255.
 
     Args:
         seen: what one forward showed.

@@ -19,7 +19,7 @@ def integrated_grad_cam(seen: Seen, *, baseline: float | Tensor = 0.0, steps: in
     in units of the score. After global average pooling and one linear layer it is the Grad-CAM of the image less that of
     the baseline. (The authors' code rectifies each step and weights A_k(x_t), so it has no signed form.)
 
-    Source: Sattarzadeh et al. 2021, arXiv 2102.07805.
+    Source: after Sattarzadeh et al. 2021 (ICASSP), arXiv 2102.07805.
 
     Args:
         seen: what one forward showed.

@@ -23,7 +23,7 @@ def ablation_cam(seen: Seen, *, chunk: int = 64) -> Float[Tensor, "b *m"]:
     is 0 nothing is divided. After global average pooling and one linear layer ``w_k = w_ck mean(A_k) / |S|``. Prefix tokens
     stay as they are.
 
-    Cost: the trunk once a chunk on one image, the tail once a channel. Source: Desai & Ramaswamy 2020 (WACV), eq. 4 and 5.
+    Cost: the trunk once a chunk on one image, the tail once a channel. Source: Desai & Ramaswamy 2020 (WACV).
 
     Args:
         seen: what one forward showed.
@@ -47,7 +47,7 @@ def recipro_cam(seen: Seen, *, gaussian: bool = False, chunk: int = 64) -> Float
     constant away; here it is the score of the empty map, so that zero means no evidence. After global average pooling and
     one linear layer it is ``cam / (u v)``. Prefix tokens stay as they are.
 
-    Cost: the trunk once a chunk on one image, the tail once a place and once more. Source: Byun & Lee 2022, section 3,
+    Cost: the trunk once a chunk on one image, the tail once a place and once more. Source: Byun & Lee 2022,
     arXiv 2209.14074; they take the class's probability as the score, which a target can do here.
 
     Args:

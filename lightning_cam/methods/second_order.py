@@ -16,7 +16,8 @@ def shapley_cam(seen: Seen) -> Float[Tensor, "b *m"]:
     ``sum_k mean_m(g - H A / 2)_k A_k`` with H the Hessian of the score by the activation; signed, in units of the score. On
     what is piecewise linear behind the layer (ReLU, max pooling, linear layers) H A is 0 for a logit, and it is Grad-CAM.
 
-    Source: Cai 2025, "CAMs as Shapley value-based explainers", arXiv 2501.06261.
+    Source: Cai 2025, "CAMs as Shapley value-based explainers", arXiv 2501.06261; of a logit rather than the score
+    proposed there.
 
     Raises:
         ValueError: if an operation behind the layer has no second derivative.

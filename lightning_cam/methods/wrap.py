@@ -16,7 +16,7 @@ Method = Callable[[Seen], Tensor]
 
 
 @METHODS.wrapper
-def smooth(method: Method, *, n: int = 8, sigma: float = 0.15, seed: int = 0) -> Method:
+def smooth(method: Method, *, n: int = 8, sigma: float = 0.05, seed: int = 0) -> Method:
     """SmoothGrad of any method: the mean of its map over noisy images.
 
     ``mean_i M(x + noise_i)``, signed, in the method's units. The noise is normal, its standard deviation ``sigma`` times the
@@ -24,13 +24,14 @@ def smooth(method: Method, *, n: int = 8, sigma: float = 0.15, seed: int = 0) ->
     it is the method. The same seed draws the same noise at every look, on every device and for every sample; global random
     states stay as they are.
 
-    Cost: n times the method's, and n forwards. Source: Smilkov et al. 2017, section 3, arXiv 1706.03825, there for
+    Cost: n times the method's, and n forwards. Source: Smilkov et al. 2017, arXiv 1706.03825, there for
     gradients by the image.
 
     Args:
         method: what is averaged.
         n: noisy images.
-        sigma: standard deviation of the noise, as a share of the image's range; the paper finds 0.1 to 0.2 best.
+        sigma: standard deviation of the noise, as a share of the image's range. The paper finds 0.1 to 0.2 best for gradients
+            by the image; maps of activations are torn apart by it where a net bears little noise (SqueezeNet), hence less.
         seed: which noise.
 
     Raises:
@@ -75,7 +76,7 @@ def smooth_grad_cam_pp(seen: Seen, *, n: int = 8, sigma: float = 0.15, seed: int
     from which it is derived; D2 is taken. It is not ``smooth`` of ``grad_cam_pp``, which averages finished maps; with sigma 0
     both are ``grad_cam_pp``. Noise as in ``smooth``. Places whose denominator is within 1e-3 D2 of 0 count nothing.
 
-    Cost: n forwards and backwards. Source: Omeiza et al. 2019, section 3, arXiv 1908.01224.
+    Cost: n forwards and backwards. Source: Omeiza et al. 2019, arXiv 1908.01224.
 
     Args:
         seen: what one forward showed.

@@ -73,7 +73,7 @@ def contrast(
     Look-alikes are the classes whose weights in the classifier have the largest cosine with the class's own. After global
     average pooling and one linear layer the map is that of the weights ``w_c - gamma * mean_d w_d``.
 
-    Source: Zhang et al. 2025, arXiv 2501.11309.
+    Source: Zhang et al. 2025, arXiv 2501.11309; how look-alikes are found is ours, their published code is ``rivals``.
 
     Args:
         logits: the model's output [b k].
@@ -105,7 +105,8 @@ def contrast(
 def rivals(logits: Any, label: Tensor | None, *, gamma: float = 0.6, nearest: int = 3, of: Any = None) -> Pinned:
     """A class less its rivals, ``S_c - gamma * mean_d S_d`` over the other classes of the largest logits of each sample.
 
-    For the predicted class these are the look-alikes of Finer-CAM's published code, which goes by nearness of logits.
+    For the predicted class these are the look-alikes of Finer-CAM's published code, which goes by nearness of logits and may
+    weigh them by their probabilities; here they count alike.
 
     Source: Zhang et al. 2025, arXiv 2501.11309.
 
