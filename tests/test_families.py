@@ -316,3 +316,29 @@ def test_the_image_tower_of_two_is_chosen():
     assert found.heat.shape == (3, 2, 3)
     similar = explain(net, x, target=1, output=lambda output: output["image"] @ output["text"].T)
     close(found.heat, similar.heat, 1e-12)
+
+
+class Unfolded(nn.Module):
+    """Patches cut without a convolution, so that only the picture's sides tell the grid."""
+
+    def __init__(self, prefix):
+        super().__init__()
+        self.embed, self.block, self.head = nn.Linear(3 * 16 * 16, 8), nn.LayerNorm(8), nn.Linear(8, 5)
+        self.prefix = nn.Parameter(torch.rand(1, prefix, 8))
+
+    def forward(self, x):
+        patches = self.embed(F.unfold(x, 16, stride=16).mT)
+        tokens = self.block(torch.cat([self.prefix.expand(len(x), -1, -1), patches], 1))
+        return self.head(tokens.mean(1))
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize("size", [(64, 96), (96, 64), (64, 64)])
+def test_a_grid_of_tokens_has_the_pictures_own_aspect(size, prefix):
+    net, x = made(functools.partial(Unfolded, prefix)), torch.rand(1, 3, *size)
+    found = explain(net, x, layer="block", method="activation_mean").heat
+    assert found.shape[1:] == (size[0] // 16, size[1] // 16)
+    changed = x.clone()
+    changed[:, :, 16:32, 48:64] += 1
+    moved = explain(net, changed, layer="block", method="activation_mean").heat != found
+    assert moved[0].nonzero().tolist() == [[1, 3]]

@@ -42,7 +42,7 @@ def noisy(x, n, sigma, seed):
 def test_smooth_is_the_mean_of_the_maps_of_noisy_images(head, method):
     net, x = ZOO[head](), images(seed=3)
     expected = []
-    for image_set, c in zip(noisy(x, 8, 0.15, 0), CLASSES, strict=True):
+    for image_set, c in zip(noisy(x, 8, 0.05, 0), CLASSES, strict=True):
         expected.append(REFERENCES[method](net.case(), image_set, [c] * 8).mean(0))
     close(heat(net, x, {"smooth": {"method": method}}), torch.stack(expected))
 
