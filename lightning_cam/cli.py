@@ -1,7 +1,6 @@
 """The command line: ``lightning-cam explain``, ``methods`` and ``layers``."""
 
 import argparse
-import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -94,10 +93,10 @@ def _write(folder: Path, stem: str, pictures: Mapping[str, Tensor], style: Style
 
 
 def _methods(args: argparse.Namespace) -> None:
-    width = max(map(len, METHODS.names()))
-    for name in METHODS.names():
-        line, *_ = (inspect.getdoc(METHODS.find(name).function) or "").splitlines() or [""]
-        print(f"{name:<{width}}  {line}")
+    names = [*METHODS.names(), *METHODS.wrappers()]
+    width = max(map(len, names))
+    for name in names:
+        print(f"{name:<{width}}  {METHODS.about(name)}")
 
 
 def _layers(args: argparse.Namespace) -> None:

@@ -75,6 +75,11 @@ class Family(Generic[F]):
         """Every known name that needs another member to wrap, in the order of joining."""
         return list(self._wrappers)
 
+    def about(self, name: str) -> str:
+        """The first line of what a known name says of itself."""
+        lines = (inspect.getdoc(self._known.get(name) or self._wrappers[name]) or "").splitlines()
+        return lines[0] if lines else ""
+
     def find(self, spec: Any) -> Named[F]:
         """Resolve a name, an import path, a callable, or one of these with options, ``{name: {option: value}}``.
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_cam.family import TARGETS
-from lightning_cam.output import is_detections
+from lightning_cam.logits import logits_of, out_of_range
 
 Target = Callable[..., Any]
 
@@ -97,7 +97,7 @@ def fixed(classes: Tensor) -> Target:
         if classes.ndim and len(classes) != len(logits):
             raise ValueError(f"{len(classes)} target classes were given for {len(logits)} samples; expected one a sample.")
         if lowest < 0:  # elsewhere -1 says that there is no target
-            raise ValueError(_out_of_range(lowest, logits.shape[1]))
+            raise ValueError(out_of_range(lowest, logits.shape[1]))
         return classes.to(logits.device).long().expand(len(logits))
 
     return fixed
@@ -190,48 +190,6 @@ def _checked(given: Any) -> Tensor:
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor[:, None] if tensor.ndim == 1 else tensor
-
-
-def logits_of(classes: Int[Tensor, "b t"], logits: Any) -> tuple[Float[Tensor, "b t"], Bool[Tensor, "b t"] | None]:
-    """The logits of classes, NaN where the class is -1, and where that is, if anywhere.
-
-    Raises:
-        ValueError: for a class out of range, or logits in which no class can be chosen.
-    """
-    b, k = tuple(class_logits(logits).shape)
-    if len(classes) != b:
-        raise ValueError(f"The target gave {len(classes)} classes for {b} samples; expected one a sample.")
-    low, high = torch.stack([classes.min(), classes.max()]).tolist()
-    if low < -1 or high >= k:
-        wrong = low if low < -1 else high
-        raise ValueError(_out_of_range(wrong, k))
-    absent = classes < 0 if low < 0 else None
-    score = logits.gather(1, classes if absent is None else classes.clamp(min=0))
-    return (score if absent is None else score.masked_fill(absent, torch.nan)), absent
-
-
-def class_logits(output: Any) -> Float[Tensor, "b k"]:
-    """A model's output as logits of classes.
-
-    Raises:
-        ValueError: for anything else; what explains it is told.
-    """
-    if isinstance(output, Tensor) and output.ndim == 2:
-        return output
-    given = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-    if is_detections(output):
-        given, instead = "detections", "Explain a box with target='detection'."
-    elif isinstance(output, Tensor) and output.ndim > 2:
-        instead = "Explain a class over a region with target='segment'."
-    elif isinstance(output, Tensor):
-        instead = "Explain a single logit with target='binary', a regression with target='value'."
-    else:
-        instead = "Pass a callable target (output, label) -> scores [b], or name the logits with output=..."
-    raise ValueError(f"Classes can be chosen from logits of shape [b k]; the model gave {given}. {instead}")
-
-
-def _out_of_range(c: int, k: int) -> str:
-    return f"Class {c} is out of range: the model has {k} outputs, so classes are 0 to {k - 1}."
 
 
 def _side_by_side(aims: list[Aim]) -> Aim:

@@ -74,7 +74,7 @@ TARGETS = [
     Mutation("runner_up: the first", CHOICE, ".indices[:, 1]", ".indices[:, 0]", "targets -k runner"),
     Mutation("top_k: the least likely", CHOICE, "logits.shape[1]), dim=1).indices", "logits.shape[1]), dim=1, largest=False).indices", "explain targets"),
     Mutation("positives: absent ones explained", CHOICE, "first.masked_fill(~set_.gather(1, first), -1)", "first", "targets -k positive or absent"),
-    Mutation("softmax for the logit", "target.py", "score = logits.gather(1,", "score = logits.softmax(1).gather(1,", "methods -k reference"),
+    Mutation("softmax for the logit", "logits.py", "score = logits.gather(1,", "score = logits.softmax(1).gather(1,", "methods -k reference"),
     Mutation("log_probability: the probability", SCORES, "lambda z: z.log_softmax(1)", "lambda z: z.softmax(1)", "targets -k log_prob"),
     Mutation("softmax_probability: its logarithm", SCORES, "lambda z: z.softmax(1)", "lambda z: z.log_softmax(1)", "targets -k probability"),
     Mutation("counterfactual: for the class", SCORES, "torch.neg)", "torch.clone)", "targets -k counterfactual"),

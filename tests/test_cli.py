@@ -206,6 +206,7 @@ def test_methods_are_listed_with_their_first_line(run):
     assert code == 0
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "grad_cam Grad-CAM: channels weighted by the spatial mean of their gradient." in lines
+    assert "smooth SmoothGrad of any method: the mean of its map over noisy images." in lines
 
 
 def test_layers_are_listed_with_shapes_and_the_default(run):

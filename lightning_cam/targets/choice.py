@@ -7,7 +7,8 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from lightning_cam.family import TARGETS
-from lightning_cam.target import class_logits, find, logits_of
+from lightning_cam.logits import class_logits, logits_of
+from lightning_cam.target import find
 
 
 @TARGETS.register
