@@ -23,7 +23,7 @@ SCORES, CHOICE, DENSE, BOXES, REFERENCE = (f"targets/{name}.py" for name in ("sc
 INSIDE, HOOK = "metrics/localization.py", "modules[layers.split(name)[0]].register_forward_hook(run.hook(name))"
 
 METHODS = [
-    Mutation("activation_mean without its ReLU", "methods/activation.py", "a.relu().mean(1)", "a.mean(1)", "methods -k activation_mean or reference"),
+    Mutation("activation_mean without its ReLU", "methods/activation.py", "a.relu().mean(1)", "a.mean(1)", "methods -k activation_mean"),
     Mutation("cam of the head's first class", "methods/activation.py", "_class_weights(seen, head)[seen.classes]", "_class_weights(seen, head)[seen.classes * 0]", "methods -k cam"),
     Mutation("cam accepts any pooling", "methods/activation.py", "if not any(bool((", "if not any(bool(True or (", "methods -k refuses"),
     Mutation("grad_cam: sum for mean over space", GRAD, "seen.gradient.flatten(2).mean(2), seen.activation", "seen.gradient.flatten(2).sum(2), seen.activation", "methods -k reference"),
@@ -102,7 +102,7 @@ ENGINE = [
     Mutation("backward for grad", "seen.py", "    found = torch.autograd.grad(total, inputs, retain_graph=True, create_graph=create_graph, allow_unused=True)",
              "    total.backward(retain_graph=True, create_graph=True)\n    found = torch.autograd.grad(total, inputs, retain_graph=True, create_graph=create_graph, allow_unused=True)", "explain no_trace"),
     Mutation("prefix token taken for a patch", "layout.py", "moved[:, :, self.prefix :]", "moved[:, :, : moved.shape[2] - self.prefix]", "families -k patches"),
-    Mutation("tokens on a turned grid", "layout.py", "found.append((u, (n - prefix) // u))", "found.append(((n - prefix) // u, u))", "families attention refusals"),
+    Mutation("tokens on a turned grid", "layout.py", "found.append((u, (n - prefix) // u))", "found.append(((n - prefix) // u, u))", "families -k aspect"),
     Mutation("channels last read as first", "layout.py", "channels_last = _skew(sides, first) > _SKEW >= _skew(sides, last) and math.prod(last) > 1", "channels_last = False", "families -k swin or convnext"),
     Mutation("the default layer is the last, whatever it feeds", "default_layer.py", "return gradient is not None and bool(layout.to_map(gradient).any())", "return True", "families -k patches"),
     Mutation("loader position for dataset index", "fetch.py", "raw = _collate(loader)([data[i] for i in indices])", "raw = next(iter(loader))", "batch"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference import REFERENCES
+from reference import REFERENCES, Case
 from torch import nn
 from zoo import ZOO, InPlace, conv_head, flatten_linear, gap_linear, images, max_pool
 
@@ -51,6 +51,14 @@ def test_activation_mean_of_a_slice_equals_its_reference():
         close(heat(net, x, {"activation_mean": {"channels": channels}}), expected)
     one = REFERENCES["activation_mean"](net.case(), x, CLASSES, range(3, 4))
     close(heat(net, x, {"activation_mean": {"channels": 3}}), one)
+
+
+def test_activation_mean_of_a_signed_layer_counts_its_positive_part():
+    net, x = gap_linear(), images()
+    assert net.features[:3](x).min() < 0
+    case = Case(net.features[:3], nn.Sequential(net.features[3], net.head))
+    found = heat(net, x, "activation_mean", layer="features.2")
+    close(found, REFERENCES["activation_mean"](case, x, CLASSES))
 
 
 def test_a_slice_without_channels_is_refused():

@@ -51,11 +51,12 @@ def test_a_cancelling_channel_keeps_x_grad_cam_equal_to_grad_cam_behind_pooling(
     assert (low - heat(net, x.float(), "grad_cam")).abs().max() <= 1e-5 * low.abs().max()
 
 
-def test_grad_cam_pp_stays_finite_on_its_pole():
-    """g sum A = -2 exactly: one channel of sum -2 and a gradient of 1."""
+@pytest.mark.parametrize("beside", [0.0, 1e-4, -1e-4])
+def test_grad_cam_pp_stays_finite_on_its_pole_and_beside_it(beside):
+    """g sum A = -2: one channel of sum -2 and a gradient of 1."""
     net = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(8, 2, bias=False)).double()
     nn.init.constant_(net[2].weight, 1.0)
-    x = torch.tensor([[[-1.0, -1.0], [0.5, -0.5]], [[1.0, 1.0], [0.5, 0.5]]], dtype=torch.float64)[None]
+    x = torch.tensor([[[-1.0 + beside, -1.0], [0.5, -0.5]], [[1.0, 1.0], [0.5, 0.5]]], dtype=torch.float64)[None]
     for method in ("grad_cam_pp", "grad_cam_pp_normalized"):
         found = explain(net, x, layer="0", method=method, target=0).heat
         weight = 4 / 5 if method == "grad_cam_pp" else 1.0  # the other channel's: four places of 1 / (2 + 3)

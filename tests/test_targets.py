@@ -338,6 +338,8 @@ def test_a_box_is_found_again_by_class_and_overlap():
     assert score.tolist() == pytest.approx([1.8])
     (g,) = torch.autograd.grad(score.sum(), scores)
     assert g.tolist() == [0, 1, 0, 0]
+    other = targets.detection(found[:1], None, boxes=[[0, 0, 10, 10]], classes=[2])  # a better box of another class is there
+    assert other.score(found[:1], *other.choices).tolist() == pytest.approx([1.7])
     elsewhere = targets.detection(found[:1], None, boxes=[[80, 80, 90, 90]], classes=[1])
     assert elsewhere.score(found[:1], *elsewhere.choices).tolist() == [0]
 
