@@ -40,8 +40,8 @@ class CAMCallback(Callback):
     Args:
         layer: dotted name of the layer, or several; by default the last module that returns a map.
         method: a name of ``lightning_cam.methods.names()``, or several; options as ``{name: {option: value}}``.
-        target: which number is explained: ``label``, ``predicted``, ``{"top_k": {"k": 3}}``, a class id, a callable
-            ``(logits, label) -> class ids or scores``, or a list of these.
+        target: which number is explained: a name of ``lightning_cam.targets.names()``, with options as for methods; a class id;
+            a callable ``(logits, label) -> class ids or scores``; or a list of these.
         batch: which samples: a count, dataset indices, a ``Batch``, or a batch handed in.
         metrics: names of ``lightning_cam.metrics.names()``; by default ``energy_inside``, if the batch has regions. The mean
             over the samples for which one is defined is logged as ``<tag>/<metric>``, their share as ``<metric>_defined``,
@@ -49,7 +49,7 @@ class CAMCallback(Callback):
         style: how maps are shown.
         schedule: when to look.
         output: where the logits are in the model's output: key, position, attribute or callable; found by itself for a
-            tensor or an object with ``logits``.
+            tensor, an object with ``logits``, and a detector.
         fuse: with several layers, one map of them all: a name of ``lightning_cam.fuse.names()``, with options, or a callable.
         tag: first part of every tag.
         on_error: ``warn`` or ``raise``, for what fails after the first look.

@@ -141,7 +141,8 @@ def explain(
             convolution over one or three dimensions, signals [c l] or [b c l], volumes [c d h w] or [b c d h w].
         layer: dotted name or module, or several to fuse; by default the last module that returns a map.
         method: a name of ``lightning_cam.methods.names()``, with options as ``{name: {option: value}}``, or a callable.
-        target: ``"predicted"``, ``{"top_k": {"k": 5}}``, a class for all, classes [b], a callable, or a list of these.
+        target: a name of ``lightning_cam.targets.names()`` that needs no labels, such as ``"predicted"``, with options as
+            ``{"top_k": {"k": 5}}``; a class for all, classes [b], a callable, or a list of these.
         output: where the logits are in the model's output: key, position, attribute or callable.
         fuse: how the maps of several layers become one: a name of ``lightning_cam.fuse.names()`` or a callable.
 
