@@ -20,6 +20,7 @@ TRANSFORMER = ("attention_rollout", "attention_relevance", "le_grad", "grad_ecli
 OPTIONS = {  # wrappers need a method; noisy masks are measured with two of them instead of ten
     "smooth": {"smooth": {"method": "grad_cam"}},
     "flip_average": {"flip_average": {"method": "grad_cam"}},
+    "sess": {"sess": {"method": "grad_cam"}},
     "ss_cam": {"ss_cam": {"n": 2}},
     "is_cam": {"is_cam": {"n": 2}},
 }

@@ -26,6 +26,7 @@ NEEDS_A_TRANSFORMER = {"attention_rollout", "attention_relevance", "le_grad", "g
 OPTIONS = {  # wrappers need a method; noisy masks cost as many forwards as there are channels, times n
     "smooth": {"smooth": {"method": "grad_cam", "n": 8}},
     "flip_average": {"flip_average": {"method": "grad_cam"}},
+    "sess": {"sess": {"method": "grad_cam"}},
     "ss_cam": {"ss_cam": {"n": 2}},
     "is_cam": {"is_cam": {"n": 2}},
 }

@@ -140,6 +140,17 @@ def eigen_grad_cam(case: Case, images: Tensor, classes: list[int]) -> Tensor:
     return each(case, images, classes, lambda a, g: first_component(centred(g * a), (g * a).sum(0)))
 
 
+@replicates("seg_eigen_cam")
+def seg_eigen_cam(case: Case, images: Tensor, classes: list[int]) -> Tensor:
+    """Chung & Ying, eq. 10: |g| A; eq. 13: turned over where |min| exceeds |max|."""
+
+    def one(a, g):
+        heat = first_component(centred(g.abs() * a), a.sum(0))
+        return -heat if abs(float(heat.min())) > abs(float(heat.max())) else heat
+
+    return each(case, images, classes, one)
+
+
 @replicates("kpca_cam")
 def kpca_cam(case: Case, images: Tensor, classes: list[int], kernel: str = "sigmoid", gamma: float | None = None) -> Tensor:
     """Kernel PCA written out: kernel matrix pair by pair, doubly centred with 1_N, first eigenvector."""

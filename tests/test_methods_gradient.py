@@ -17,7 +17,16 @@ from lightning_cam.target import find
 LINEAR = ["grad_cam", "hires_cam", "x_grad_cam", "shapley_cam", "integrated_grad_cam", "integrated_gradients"]
 AT_LAYER = [
     *("grad_cam", "hires_cam", "x_grad_cam", "layer_cam", "grad_cam_elementwise", "grad_cam_pp", "grad_cam_pp_normalized"),
-    *("eigen_cam", "eigen_grad_cam", "kpca_cam", "fem", "shapley_cam", "integrated_grad_cam", "integrated_gradients"),
+    *(
+        "eigen_cam",
+        "eigen_grad_cam",
+        "seg_eigen_cam",
+        "kpca_cam",
+        "fem",
+        "shapley_cam",
+        "integrated_grad_cam",
+        "integrated_gradients",
+    ),
 ]
 AT_IMAGE = ["full_grad", "guided_grad_cam"]
 EVERY = AT_LAYER + AT_IMAGE

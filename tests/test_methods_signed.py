@@ -83,7 +83,7 @@ def test_a_layer_of_zeros_gives_finite_maps(method):
     assert found.isfinite().all() and (method in AT_IMAGE or not found.any())
 
 
-@pytest.mark.parametrize("method", ["eigen_cam", "eigen_grad_cam", "kpca_cam"])
+@pytest.mark.parametrize("method", ["eigen_cam", "eigen_grad_cam", "seg_eigen_cam", "kpca_cam"])
 def test_one_image_that_is_not_finite_leaves_the_others_their_maps(method):
     net, x = gap_mlp(), images()
     expected = heat(net, x, method)

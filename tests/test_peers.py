@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from lightning_cam import explain
+from lightning_cam.methods import sliding
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
@@ -169,6 +170,7 @@ SAME = {
     "LayerCAM": "layer_cam",
     "GradCAMElementWise": "grad_cam_elementwise",
     "ShapleyCAM": "shapley_cam",
+    "SegEigenCAM": "seg_eigen_cam",
     "XGradCAM": "x_grad_cam",  # but for 1e-7 added to the channel's sum
 }
 
@@ -200,6 +202,19 @@ def test_grad_cam_package_ablation_cam_but_for_its_sign(name):
     with package.AblationCAM(net, [net.get_submodule(LAYERS[name])], batch_size=64) as cam:
         theirs = torch.from_numpy(cam(x, [ClassifierOutputTarget(CLASSES[0])]))
     assert (shown(found.heat * found.score.sign()[:, None, None], 64) - theirs).abs().max() <= 1e-4
+
+
+@without_in_place
+def test_grad_cam_package_sess(name, monkeypatch):
+    """Without its blur, but for the scale of a window's map: min-max, so that the weakest place of any window shows nothing."""
+    package = pytest.importorskip("pytorch_grad_cam.sess")
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    net = network(name)
+    with package.SESS(net, [net.get_submodule(LAYERS[name])], num_scales=3, smooth=False) as cam:
+        theirs = torch.from_numpy(cam(pictures(), [ClassifierOutputTarget(c) for c in CLASSES]))
+    monkeypatch.setattr(sliding, "_share", shown)
+    assert (shown(ours(name, {"sess": {"method": "grad_cam", "scales": 3, "step": 27 / 96}})) - theirs).abs().max() <= 1e-4
 
 
 def test_grad_cam_package_leaves_the_sign_of_components_to_chance():

@@ -11,6 +11,7 @@ from lightning_cam.methods.eigen import eigen_cam as eigen_cam
 from lightning_cam.methods.eigen import eigen_grad_cam as eigen_grad_cam
 from lightning_cam.methods.eigen import fem as fem
 from lightning_cam.methods.eigen import kpca_cam as kpca_cam
+from lightning_cam.methods.eigen import seg_eigen_cam as seg_eigen_cam
 from lightning_cam.methods.full import full_grad as full_grad
 from lightning_cam.methods.gradient import grad_cam as grad_cam
 from lightning_cam.methods.gradient import grad_cam_elementwise as grad_cam_elementwise
@@ -29,6 +30,7 @@ from lightning_cam.methods.plus_plus import grad_cam_pp as grad_cam_pp
 from lightning_cam.methods.plus_plus import grad_cam_pp_normalized as grad_cam_pp_normalized
 from lightning_cam.methods.random import random_cam as random_cam
 from lightning_cam.methods.second_order import shapley_cam as shapley_cam
+from lightning_cam.methods.sliding import sess as sess
 from lightning_cam.methods.wrap import flip_average as flip_average
 from lightning_cam.methods.wrap import smooth as smooth
 from lightning_cam.methods.wrap import smooth_grad_cam_pp as smooth_grad_cam_pp

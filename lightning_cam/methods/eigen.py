@@ -46,6 +46,21 @@ def eigen_grad_cam(seen: Seen) -> Float[Tensor, "b *m"]:
 
 
 @METHODS.register
+def seg_eigen_cam(seen: Seen) -> Float[Tensor, "b *m"]:
+    """Seg-Eigen-CAM: the first principal component of the activation times the gradient's magnitude, channels centred.
+
+    ``X v`` with ``X_k = |g_k| A_k`` less its mean, v its first right singular vector; signed, in units of the score: places
+    that matter for it, whether for or against. Of its two signs the one whose largest magnitude is positive is taken.
+
+    Source: Chung & Ying 2025, eq. 10 to 13, Applied Sciences 15 (13) 7562, there for segmentation.
+    """
+    heat = _principal(_centered(seen.gradient.abs() * seen.activation))
+    places = heat.flatten(1)
+    strongest = torch.zeros_like(places).scatter(1, places.abs().argmax(1, keepdim=True), 1)
+    return _signed(heat, strongest.reshape_as(heat))
+
+
+@METHODS.register
 def kpca_cam(seen: Seen, *, kernel: str = "sigmoid", gamma: float | None = None) -> Float[Tensor, "b *m"]:
     """KPCA-CAM: the first kernel principal component of the places, each described by its channels.
 
