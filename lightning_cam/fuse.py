@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_cam.family import Family, Named
+from lightning_cam.heat import resize
 from lightning_cam.methods.maps import maps
 from lightning_cam.seen import Look
 
@@ -92,7 +92,7 @@ def heats(look: Look, layers: Sequence[str], methods: Sequence[Named[Any]], fusi
 def fused(heats: Sequence[Float[Tensor, "b t *_"]], fusion: Named[Any]) -> Float[Tensor, "b t *f"]:
     """The maps of several layers as one, at the size of the finest; a map without positive evidence counts as 0."""
     size = torch.Size(sorted((heat.shape[2:] for heat in heats), key=lambda grid: grid.numel())[-1])
-    large = torch.stack([_resized(heat, size) for heat in heats]).relu()
+    large = torch.stack([resize(heat, size) for heat in heats]).relu()
     peak = large.flatten(3).amax(3).reshape(*large.shape[:3], *[1] * len(size))
     shares = large / peak.where(peak > 0, 1)
     one: Tensor = fusion.function(shares.flatten(1, 2)).unflatten(0, shares.shape[1:3])
@@ -111,8 +111,3 @@ def find(spec: Any, layers: Sequence[Any]) -> Named[Any] | None:
     if len(layers) < 2:
         raise ValueError(f"fuse={found.label!r} makes one map of several layers; name two or more with layer=[...].")
     return found
-
-
-def _resized(heat: Float[Tensor, "b t *_"], size: torch.Size) -> Float[Tensor, "b t *f"]:
-    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
-    return heat if heat.shape[2:] == size else F.interpolate(heat, size, mode=mode, align_corners=False)

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_cam.family import METHODS
+from lightning_cam.methods.gradient import weighted
 from lightning_cam.seen import Seen
 
 
@@ -58,7 +59,7 @@ def cam(seen: Seen, *, head: str | None = None) -> Float[Tensor, "b *m"]:
     if seen.classes is None:
         raise ValueError("cam needs a class as its target, since it uses that class's weights; use grad_cam for a score.")
     w = _class_weights(seen, head)[seen.classes]
-    return torch.einsum("bc,bc...->b...", w, seen.activation)
+    return weighted(w, seen.activation)
 
 
 def _class_weights(seen: Seen, head: str | None) -> Float[Tensor, "k c"]:

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_cam import layers
 from lightning_cam.family import METHODS
+from lightning_cam.heat import resize
 from lightning_cam.seen import Seen, at_least_float
 
 
@@ -32,7 +32,7 @@ def full_grad(seen: Seen) -> Float[Tensor, "b *i"]:
     for term in of_biases:
         layout = layers.read(term, seen.image.shape, seen.look.calls)
         if layout is not None:
-            heat = heat + upsampled(_rescaled(layout.to_map(term)).sum(1), heat)
+            heat = heat + resize(_rescaled(layout.to_map(term)).sum(1), heat.shape[1:])
     return heat
 
 
@@ -63,12 +63,6 @@ def full_gradients(seen: Seen) -> tuple[Float[Tensor, "b c *i"], list[Tensor]]:
         g, *of_outputs = seen.image_gradient(outputs)
     assert g is not None
     return seen.image * g, [b * z for b, z in zip(biases, of_outputs, strict=True) if z is not None]
-
-
-def upsampled(heat: Float[Tensor, "b *m"], like: Float[Tensor, "b *i"]) -> Float[Tensor, "b *i"]:
-    """Linear resizing over one to three sides, with half-pixel centres."""
-    mode = ("linear", "bilinear", "trilinear")[heat.ndim - 2]
-    return F.interpolate(heat[:, None], like.shape[1:], mode=mode, align_corners=False)[:, 0]
 
 
 def _bias(module: Any) -> Tensor | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lightning_cam.family import METHODS
-from lightning_cam.methods.full import upsampled
+from lightning_cam.heat import resize
 from lightning_cam.methods.gradient import grad_cam
 from lightning_cam.seen import Seen
 
@@ -35,7 +35,7 @@ def guided_grad_cam(seen: Seen) -> Float[Tensor, "b *i"]:
     with _Guided():
         (g,) = seen.image_gradient([])
     assert g is not None
-    return (g * upsampled(grad_cam(seen).relu(), g[:, 0])[:, None]).sum(1)
+    return (g * resize(grad_cam(seen).relu(), g.shape[2:])[:, None]).sum(1)
 
 
 class _Guided(TorchFunctionMode):

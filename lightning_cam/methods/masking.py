@@ -6,11 +6,12 @@ b batch, c channels, m map, s sides of the image, n masked images.
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lightning_cam.family import METHODS
+from lightning_cam.heat import resize
+from lightning_cam.methods.gradient import weighted
 from lightning_cam.methods.perturbation import checked
 from lightning_cam.seen import Seen
 
@@ -107,7 +108,7 @@ def _weighted(seen: Seen, changes: list[Change], chunk: int) -> Float[Tensor, "b
             scores[i, which] = torch.stack(each).mean(0).to(a.dtype)
     constant = (scores == -torch.inf).all(1, keepdim=True)
     w = scores.softmax(1).masked_fill(constant, 0)
-    return torch.einsum("bc,bc...->b...", w, a)
+    return weighted(w, a)
 
 
 def _varying(a: Float[Tensor, "c *m"]) -> Int[Tensor, "n"]:
@@ -119,8 +120,7 @@ def _varying(a: Float[Tensor, "c *m"]) -> Int[Tensor, "n"]:
 
 def _masks(a: Float[Tensor, "n *m"], size: tuple[int, ...]) -> Float[Tensor, "n *s"]:
     """Channels resized to the image, then each scaled to [0, 1]."""
-    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(size)]
-    large = F.interpolate(a[:, None], tuple(size), mode=mode, align_corners=False)[:, 0]
+    large = resize(a, size)
     flat = large.flatten(1)
     low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
     span = high - low

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_cam.family import METHODS
+from lightning_cam.methods.gradient import weighted
 from lightning_cam.seen import Seen
 
 
@@ -36,7 +37,7 @@ def ablation_cam(seen: Seen, *, chunk: int = 64) -> Float[Tensor, "b *m"]:
     without = torch.stack([_rescored(seen, i, a.shape[1], partial(_ablated, a[i]), chunk) for i in range(len(a))])
     size = score.abs()
     w = (score[:, None] - without) / size.where(size > 0, 1)[:, None]
-    return torch.einsum("bc,bc...->b...", w, a)
+    return weighted(w, a)
 
 
 @METHODS.register

@@ -10,6 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_cam.family import METHODS
+from lightning_cam.methods.gradient import weighted
 from lightning_cam.seen import Seen
 
 Method = Callable[[Seen], Tensor]
@@ -97,7 +98,7 @@ def smooth_grad_cam_pp(seen: Seen, *, n: int = 8, sigma: float = 0.15, seed: int
     regular = (d2 > 0) & (below.abs() > _POLE * d2)
     alpha = (d2 / below.where(regular, 1)).where(regular, 0)
     w = (alpha * d1.relu()).flatten(2).sum(2)
-    return torch.einsum("bc,bc...->b...", w, a)
+    return weighted(w, a)
 
 
 _POLE = 1e-3  # as in grad_cam_pp: the share of D2 below which a denominator is none
