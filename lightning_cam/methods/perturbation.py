@@ -46,7 +46,8 @@ def recipro_cam(seen: Seen, *, gaussian: bool = False, chunk: int = 64) -> Float
 
     ``S(A kept at uv only) - S(0)``, signed, in units of the score. The paper scales each map to [0, 1], which takes any
     constant away; here it is the score of the empty map, so that zero means no evidence. After global average pooling and
-    one linear layer it is ``cam / (u v)``. Prefix tokens stay as they are.
+    one linear layer it is ``cam / (u v)``. Prefix tokens stay as they are. Differences below the rounding of the score itself
+    (1/256 of it in bfloat16) are lost.
 
     Cost: the trunk once a chunk on one image, the tail once a place and once more. Source: Byun & Lee 2022,
     arXiv 2209.14074; they take the class's probability as the score, which a target can do here.
