@@ -111,7 +111,7 @@ class Seen:
     @property
     def score(self) -> Float[Tensor, "b"]:
         """The number explained."""
-        return self.look.aim.score[:, self.position].detach()
+        return at_least_float(self.look.aim.score[:, self.position].detach())
 
     @property
     def classes(self) -> Int[Tensor, "b"] | None:

@@ -233,3 +233,23 @@ def test_images_of_whole_numbers_take_no_noise():
         explain(Scaled(), x, layer="net.features", method=smooth("grad_cam"))
     seen = explain(Scaled(), x, layer="net.features", method="score_cam", target=1)
     assert seen.heat.isfinite().all()
+
+
+WRAPPED = {
+    "smooth": {"smooth": {"method": "grad_cam"}},
+    "flip_average": {"flip_average": {"method": "hires_cam"}},
+    "sess": {"sess": {"method": "grad_cam"}},
+    "smooth_grad_cam_pp": "smooth_grad_cam_pp",
+}
+
+
+@pytest.mark.parametrize("method", WRAPPED)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+def test_lower_precision_stays_near(method, dtype, tolerance):
+    net, x = gap_linear(), images().bfloat16().double()
+    for parameter in net.parameters():
+        parameter.data = parameter.data.bfloat16().double()
+    exact = heat(net, x, WRAPPED[method])
+    low = heat(net.to(dtype), x.to(dtype), WRAPPED[method])
+    assert low.dtype == torch.float32
+    assert (low - exact).abs().max() <= tolerance * exact.abs().max()

@@ -33,7 +33,7 @@ def ablation_cam(seen: Seen, *, chunk: int = 64) -> Float[Tensor, "b *m"]:
     Raises:
         ValueError: for a chunk below 1.
     """
-    a, score = seen.activation, seen.score.to(seen.activation.dtype)
+    a, score = seen.activation, seen.score
     without = torch.stack([_rescored(seen, i, a.shape[1], partial(_ablated, a[i]), chunk) for i in range(len(a))])
     size = score.abs()
     w = (score[:, None] - without) / size.where(size > 0, 1)[:, None]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_cam.family import METHODS
 from lightning_cam.heat import resize
-from lightning_cam.seen import Seen
+from lightning_cam.seen import Seen, at_least_float
 
 Method = Callable[[Seen], Tensor]
 
@@ -57,8 +57,11 @@ def sess(method: Method, *, scales: int = 4, step: float = 2 / 7) -> Method:
 
 
 def _enlarged(images: Shaped[Tensor, "b c h w"], factor: float) -> Shaped[Tensor, "b c y x"]:
+    if factor == 1:
+        return images
     size = [round(side * factor) for side in images.shape[2:]]
-    return images if factor == 1 else F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+    large = F.interpolate(at_least_float(images), size, mode="bilinear", align_corners=False, antialias=True)
+    return large.to(images.dtype)
 
 
 def _windows(size: torch.Size, window: tuple[int, int]) -> Iterator[tuple[int, int]]:
