@@ -5,10 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from lightning_cam import default_layer, layers, render, schedule, words
 from lightning_cam import fuse as fusions
 from lightning_cam import target as targets
@@ -16,13 +12,14 @@ from lightning_cam.batch import Batch, FixedBatch
 from lightning_cam.capture import watch
 from lightning_cam.family import METHODS, METRICS
 from lightning_cam.fetch import as_validation, fetch
+from lightning_cam.followed import Followed
 from lightning_cam.history import History
+from lightning_cam.metrics.measure import measure
 from lightning_cam.notices import Notices
 from lightning_cam.output import Output
 from lightning_cam.pictures import Album, Subject, draw
 from lightning_cam.render.style import Style
 from lightning_cam.schedule import Moment, Schedule
-from lightning_cam.seen import Look
 from lightning_cam.sinks.publish import publish
 from lightning_cam.targets import state
 from lightning_cam.trees import Callback, refuse_sharded
@@ -51,6 +48,7 @@ class CAMCallback(Callback):
         output: where the logits are in the model's output: key, position, attribute or callable; found by itself for a
             tensor, an object with ``logits``, and a detector.
         fuse: with several layers, one map of them all: a name of ``lightning_cam.fuse.names()``, with options, or a callable.
+        concepts: how many concepts of the layer's activations on the batch are drawn too (deep feature factorization).
         tag: first part of every tag.
         on_error: ``warn`` or ``raise``, for what fails after the first look.
 
@@ -70,6 +68,7 @@ class CAMCallback(Callback):
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
         output: int | str | Any | None = None,
         fuse: str | dict[str, Any] | Any | None = None,
+        concepts: int = 0,
         tag: str = "cam",
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
@@ -84,6 +83,7 @@ class CAMCallback(Callback):
         self.metrics = None if metrics is None else [METRICS.find(one) for one in _listed(metrics)]
         self.batch, self.style, self.schedule = Batch.of(batch), style, schedule
         self.output: Output = output
+        self.concepts = Followed(concepts)
         self.tag = tag
         self._histories: dict[str, History] = {}
         self._batch: FixedBatch | None = None
@@ -97,6 +97,7 @@ class CAMCallback(Callback):
         """Begin anew with a new run; a resumed one gets its maps back afterwards."""
         if trainer.global_step == 0:
             self._histories, self._looked, self._target = {}, False, state.anew(self._target)
+            self.concepts.load({})
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Take the baseline, unless the run resumes one that has it."""
@@ -131,26 +132,22 @@ class CAMCallback(Callback):
                 target = self._target if moment.fitting else state.anew(self._target)
                 look = look_at(batch.images, target, batch.labels, batch.regions, output=self.output, context=context)
                 for one in fusions.heats(look, names, self.methods, self.fuse):
-                    scores |= self._scores(one.heat, look, one.layer, "" if alone else f"{one.tag}/")
+                    numbers = measure(one.heat, look, one.layer, self.metrics)
+                    scores |= {name if alone else f"{one.tag}/{name}": value for name, value in numbers.items()}
                     history = self._histories.setdefault(one.tag, History()) if moment.fitting else History()
                     album = Album(self.style, self.schedule.columns, history)
                     subject = Subject(one.title, one.method, words.name_target(self.target))
                     pictures = draw(batch, look, one.heat, subject, moment, album)
-                    tagged = {f"{self._tag(trainer)}/{one.tag}{suffix}": picture for suffix, picture in pictures.items()}
-                    if not trainer.fast_dev_run:
-                        publish(trainer.loggers, folder, tagged, moment.step, self._notices)
+                    self._publish(trainer, folder, {f"{one.tag}{end}": picture for end, picture in pictures.items()}, moment)
+                for name in names if self.concepts.count else ():
+                    picture = self.concepts.picture(look.seen(name), batch, self.style, moment)
+                    self._publish(trainer, folder, {f"{name}/concepts": picture}, moment)
         return scores
 
-    def _scores(self, heat: Float[Tensor, "b t *m"], look: Look, layer: str, prefix: str) -> dict[str, float]:
-        scores = {}
-        default = [METRICS.find("energy_inside")] if look.regions else []
-        for metric in default if self.metrics is None else self.metrics:
-            each = [metric.function(heat[:, t], look.seen(layer, t)) for t in range(heat.shape[1])]
-            values = torch.stack(each).flatten().cpu().double()
-            defined = values.isfinite()
-            scores[f"{prefix}{metric.label}"] = float(values[defined].mean())
-            scores[f"{prefix}{metric.label}_defined"] = float(defined.double().mean())
-        return scores
+    def _publish(self, trainer: Any, folder: Path, pictures: dict[str, render.Picture], moment: Moment) -> None:
+        if not trainer.fast_dev_run:
+            tagged = {f"{self._tag(trainer)}/{name}": picture for name, picture in pictures.items()}
+            publish(trainer.loggers, folder, tagged, moment.step, self._notices)
 
     # what a look needs
 
@@ -221,12 +218,14 @@ class CAMCallback(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The maps of the run so far, so that a resumed run keeps its baseline and filmstrip."""
-        return {where: history.state() for where, history in self._histories.items()} | state.state(self._target)
+        kept: dict[str, Any] = {where: history.state() for where, history in self._histories.items()}
+        return kept | state.state(self._target) | ({"concepts": self.concepts.state()} if self.concepts.count else {})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the maps of the run that is resumed."""
-        self._histories = {where: History.of(kept) for where, kept in state_dict.items() if where != "target"}
+        self._histories = {where: History.of(kept) for where, kept in state_dict.items() if "/" in where}
         state.load(self._target, state_dict)
+        self.concepts.load(state_dict.get("concepts", {}))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_target": None}  # what a target's name stands for cannot always be pickled

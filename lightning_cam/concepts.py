@@ -55,6 +55,7 @@ class Concepts:
         style: Style | None = None,
         names: Sequence[str] | None = None,
         classes: Mapping[int, str] = MappingProxyType({}),
+        when: str = "",
     ) -> UInt8[Tensor, "3 height width"]:
         """Every image beside its concepts, each in its colour, over a legend.
 
@@ -62,14 +63,20 @@ class Concepts:
             style: size, font and normalisation; a concept's colours are fixed.
             names: the images' names.
             classes: class names, with which the legend tells the classes that a concept adds to most, where the head is linear.
+            when: the moment of a run, for the header.
+
+        Raises:
+            ValueError: for images of other than two sides.
         """
+        if self.images.ndim != 4:
+            raise ValueError(f"Concepts are drawn on pictures [b c h w]; these are {tuple(self.images.shape)}.")
         style = style or Style()
         legend = [", ".join(each) for each in self._best(classes)]
         base = render.to_rgb(self.images, style.normalization)
         weight = self.maps.flatten(2).sum(2)
         parts = (weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)).tolist()
         under = f"deep feature factorization of {len(base)} images, {100 * (1 - self.error**2):.0f}% of the activation's energy"
-        title = f"{len(self.vectors)} concepts at {self.layer}", under
+        title = f"{len(self.vectors)} concepts at {self.layer}", f"{when} · {under}" if when else under
         names = names or [f"image {i}" for i in range(len(base))]
         return drawing.concept_sheet(base, self.shares, drawing.Legend(names, legend, parts), title, style)
 
@@ -120,18 +127,24 @@ def factorize(
             return of(seen.seen(name), concepts, seed)
 
 
-def of(seen: Seen, concepts: int = 4, seed: int = 0) -> Concepts:
-    """The concepts in what one forward showed at one layer."""
+def of(seen: Seen, concepts: int = 4, seed: int = 0, start: Float[Tensor, "k c"] | None = None) -> Concepts:
+    """The concepts in what one forward showed at one layer; from vectors to start with, which keep their order."""
     a = seen.activation.relu()
     rows = a.movedim(1, -1).flatten(0, -2)
-    w, h = nmf(rows, concepts, seed=seed)
+    w, h = nmf(rows, concepts, seed=seed, start=start)
     error = float((rows - w @ h).norm() / rows.norm().clamp(min=torch.finfo(rows.dtype).tiny))
     maps = w.reshape(len(a), *a.shape[2:], concepts).movedim(-1, 1)
     return Concepts(maps, h, _scores(seen, h), error, seen.layer, seen.image)
 
 
 def nmf(
-    values: Float[Tensor, "n c"], concepts: int, *, steps: int = 1000, tolerance: float = 1e-5, seed: int = 0
+    values: Float[Tensor, "n c"],
+    concepts: int,
+    *,
+    steps: int = 1000,
+    tolerance: float = 1e-5,
+    seed: int = 0,
+    start: Float[Tensor, "k c"] | None = None,
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "k c"]]:
     """Non-negative factors W, H of non-negative values, least squares, by multiplicative updates.
 
@@ -146,6 +159,7 @@ def nmf(
         steps: at most this many updates of both.
         tolerance: of the relative error.
         seed: of the first guess.
+        start: the H to begin with, whose rows then keep their order.
 
     Raises:
         ValueError: for negative values, or more concepts than rows or columns.
@@ -166,6 +180,10 @@ def nmf(
         guess * torch.rand(shape, generator=generator, dtype=torch.float64).to(v)
         for shape in ((len(v), concepts), (concepts, v.shape[1]))
     )
+    if start is not None:
+        h = start.to(v) + eps  # an entry of zero would stay one
+        for _ in range(_EVERY):  # W finds its place before H moves
+            w = w * (v @ h.T) / (w @ (h @ h.T) + eps)
     before = torch.inf
     for step in range(steps):
         h = h * (w.T @ v) / (w.T @ w @ h + eps)
@@ -177,6 +195,8 @@ def nmf(
             before = error
     length = h.norm(dim=1)
     w, h = w * length * top, h / length.where(length > 0, 1)[:, None]
+    if start is not None:
+        return w, h
     order = w.norm(dim=0).argsort(descending=True, stable=True)
     return w[:, order], h[order]
 

@@ -4,10 +4,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from nets import cam, fit
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from zoo import conv_head, flatten_linear, gap_linear, images
 
-from lightning_cam import Style
+from lightning_cam import CAMCallback, Style
 from lightning_cam.concepts import factorize, nmf
 from lightning_cam.render import concepts as drawing
 
@@ -165,3 +168,41 @@ def test_the_picture_fits_any_number_of_concepts_and_images():
     assert (
         factorize(nn.Sequential(net), x, concepts=2, layer="0.features").picture(Style(tile=64), ["a", "b", "c"]).shape[0] == 3
     )
+
+
+# ---- over a run --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_concepts_that_have_a_start_keep_their_order(seed):
+    w, h = parts(seed=seed)
+    w = w * torch.tensor([1.0, 2, 3], dtype=torch.float64)
+    _, first = nmf(w @ h, 3)
+    _, second = nmf(w @ h, 3, start=first[[1, 2, 0]], seed=5)
+    assert (second - first[[1, 2, 0]]).abs().max() < 0.02
+    weaker = w * torch.tensor([5.0, 1, 1], dtype=torch.float64)  # another order by strength
+    _, later = nmf(weaker @ h, 3, start=first, seed=5)
+    assert (later - first).abs().max() < 0.02
+    assert (nmf(weaker @ h, 3)[1] - first).abs().max() > 0.2
+
+
+def test_the_callback_draws_the_concepts_of_its_batch(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    one = cam(["trunk.0", "relu"], concepts=2)
+    fit(tmp_path, one, logger=logger)
+    events = EventAccumulator(logger.log_dir, {"images": 0}).Reload()
+    for layer in ("trunk.0", "relu"):
+        assert len(events.Images(f"cam/{layer}/concepts")) == 3  # the baseline and two epochs
+    kept = one.state_dict()["concepts"]
+    assert {layer: tuple(vectors.shape) for layer, vectors in kept.items()} == {"trunk.0": (2, 4), "relu": (2, 5)}
+    other = cam(["trunk.0", "relu"], concepts=2)
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(other.concepts.vectors["relu"], kept["relu"])
+    assert "concepts" not in cam().state_dict()
+
+
+def test_more_concepts_than_channels_are_told_before_the_first_step(tmp_path):
+    with pytest.raises(ValueError, match=r"concepts=9: expected 1 to 5"):
+        fit(tmp_path, cam("relu", concepts=9))
+    with pytest.raises(ValueError, match="concepts=-1: expected how many are drawn, 0 for none"):
+        CAMCallback(concepts=-1)

@@ -9,9 +9,17 @@ from nets import STRICT, Net, cam, loader
 from torch import nn
 from traces import Trace, differences, traced
 
+from lightning_cam import methods
+from lightning_cam.family import METHODS
+
 pytestmark = STRICT
 
 ALL = ["activation_mean", "cam", "grad_cam"]
+OF_TRANSFORMERS = ["attention_rollout", "attention_relevance", "le_grad", "grad_eclip"]
+EVERY_METHOD = [
+    *(name for name in methods.names() if name not in OF_TRANSFORMERS),
+    *({name: {"method": "grad_cam"}} for name in METHODS.wrappers()),
+]
 LAYERS = ["trunk", "trunk.0", "relu"]
 EVERY_TARGET = ["label", "predicted", {"top_k": {"k": 2}}, 1, lambda logits, label: logits.logsumexp(1)]
 
@@ -56,6 +64,8 @@ MATRIX = {
         dict(dropout=0.3, norm=True),
         ACCUMULATE,
     ),
+    "every_method": (dict(method=EVERY_METHOD), dict(dropout=0.3, norm=True, draw=True), ACCUMULATE),
+    "concepts": (dict(concepts=2, layer=["trunk.0", "relu"]), dict(dropout=0.3, norm=True), dict()),
     "a_target_that_predicts": (dict(target="predicted"), dict(dropout=0.3), dict()),
     "a_layer_found_by_itself": (dict(layer=None), dict(dropout=0.3, norm=True), dict()),
     "no_sanity_check": (dict(), dict(dropout=0.3, norm=True), dict(num_sanity_val_steps=0)),
@@ -99,6 +109,24 @@ def test_training_is_bit_identical_with_every_parameter_frozen(tmp_path):
 
     train, val = functools.partial(loader, 24, shuffle=True, size=4), functools.partial(loader, 12)
     runs = [traced(tmp_path, callbacks, Frozen, train, val) for callbacks in ([cam(layer=LAYERS)], [])]
+    assert differences(*runs) == []
+
+
+def test_training_is_bit_identical_with_attention_written_out(tmp_path):
+    class Attentive(Net):
+        def __init__(self):
+            super().__init__()
+            self.patch, self.token = nn.Conv2d(3, 8, 2, 2), nn.Parameter(torch.randn(1, 1, 8))
+            block = nn.TransformerEncoderLayer(8, 2, 16, 0.2, batch_first=True)
+            self.blocks, self.classifier = nn.TransformerEncoder(block, 2, enable_nested_tensor=False), nn.Linear(8, 3)
+
+        def forward(self, x):
+            tokens = torch.cat([self.token.expand(len(x), -1, -1), self.patch(x).flatten(2).mT], 1)
+            return self.classifier(self.blocks(tokens)[:, 0])
+
+    train, val = functools.partial(loader, 24, shuffle=True, size=4), functools.partial(loader, 12)
+    watching = cam(layer=None, method=[*OF_TRANSFORMERS, "grad_cam"], on_error="raise")
+    runs = [traced(tmp_path, callbacks, Attentive, train, val) for callbacks in ([watching], [])]
     assert differences(*runs) == []
 
 
