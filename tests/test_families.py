@@ -342,3 +342,19 @@ def test_a_grid_of_tokens_has_the_pictures_own_aspect(size, prefix):
     changed[:, :, 16:32, 48:64] += 1
     moved = explain(net, changed, layer="block", method="activation_mean").heat != found
     assert moved[0].nonzero().tolist() == [[1, 3]]
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "guided_grad_cam", "full_grad", "recipro_cam", "x_grad_cam"])
+def test_channels_last_in_memory_changes_nothing(method):
+    net, x = made(tv("mobilenet_v2")), torch.rand(2, 3, *SIZE)
+    found = explain(net, x, target=1, method=method).heat
+    last = made(tv("mobilenet_v2")).to(memory_format=torch.channels_last)
+    close(explain(last, x.contiguous(memory_format=torch.channels_last), target=1, method=method).heat, found)
+
+
+def test_swin_is_read_alike_before_and_behind_its_permute():
+    """torchvision's blocks hand on [b h w c]; behind them stands [b c h w]."""
+    net, x = made(small_swin), torch.rand(2, 3, *SIZE)
+    assert net.features(x).shape[1:3] == net.permute(net.norm(net.features(x))).shape[2:]
+    for method in ("grad_cam", "hires_cam", "recipro_cam"):
+        close(*(explain(net, x, layer=layer, target=1, method=method).heat for layer in ("norm", "permute")))
