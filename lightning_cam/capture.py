@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_cam import layers
 from lightning_cam.layers import Call
-from lightning_cam.output import Output, pick
+from lightning_cam.output import Output, is_detections, pick
 from lightning_cam.seen import Kept, Look
 from lightning_cam.target import Held, Target, aim
 
@@ -128,6 +128,8 @@ class _Run:
     ) -> Any:
         kept = look.kept[layer]
         original = look.images[samples] if image is None else image
+        if activation is not None and is_detections(look.output):  # as many images as results, where else one does for all
+            original = original.expand(len(activation), *original.shape[1:])
         try:
             if activation is None:
                 self.swap = ("", 0, lambda output: output)  # nothing is kept

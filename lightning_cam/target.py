@@ -11,7 +11,7 @@ A target with a parameter ``weight`` is also given the classifier's weights [k c
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,12 +38,14 @@ class Pinned:
         choices: tensors of one row a sample.
         classes: the classes told beside the score, of its shape.
         absent: where a sample has no such target, of its shape.
+        placed: the choices are places of the picture, such as a box or a region, so it may not be mirrored or cut.
     """
 
     score: Callable[..., Float[Tensor, "b *t"]]
     choices: tuple[Shaped[Tensor, "b ..."], ...] = ()
     classes: Int[Tensor, "b *t"] | None = None
     absent: Bool[Tensor, "b *t"] | None = None
+    placed: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,7 @@ class Aim:
         single: one target was asked for, so results carry no target axis.
         named: the classes to tell beside the scores, also where these are no logits; -1 for none.
         absent: where a sample has no such target; None where all have theirs.
+        placed: what is explained is at a place of the picture.
         again: ``(output, samples, n) -> Aim``: the same numbers of the same choices at another output of n samples: those of
             a slice of the batch, or changes of the one that the slice holds.
     """
@@ -65,6 +68,7 @@ class Aim:
     single: bool
     named: Int[Tensor, "b t"] | None = None
     absent: Bool[Tensor, "b t"] | None = None
+    placed: bool = False
     again: Callable[[Any, slice, int], "Aim"] | None = None
 
 
@@ -163,7 +167,9 @@ def _aim(target: Target, given: Any, output: Any, label: Tensor | None) -> Aim:
             return None if tensor is None else tensor[samples].expand(n, *tensor.shape[1:])
 
         if isinstance(given, Pinned):
-            same = Pinned(given.score, tuple(map(rows, given.choices)), rows(given.classes), rows(given.absent))
+            same = replace(
+                given, choices=tuple(map(rows, given.choices)), classes=rows(given.classes), absent=rows(given.absent)
+            )
             return _aim(target, same, other, rows(label))
         held = rows(given) if not given.is_floating_point() else ask(target, other, rows(label), lambda: None)
         return _aim(target, held, other, rows(label))
@@ -172,13 +178,14 @@ def _aim(target: Target, given: Any, output: Any, label: Tensor | None) -> Aim:
         free = _checked(given.score(output, *given.choices))
         absent = None if given.absent is None else _wide(given.absent)
         score = _wide(free) if absent is None else _wide(free).masked_fill(absent, torch.nan)
-        return Aim(score, None, free.ndim == 1, None if given.classes is None else _wide(given.classes), absent, again)
+        named = None if given.classes is None else _wide(given.classes)
+        return Aim(score, None, free.ndim == 1, named, absent, given.placed, again)
     one = _checked(given)
     if one.is_floating_point():
-        return Aim(_wide(one), None, one.ndim == 1, None, None, again)
+        return Aim(_wide(one), None, one.ndim == 1, again=again)
     classes = _wide(one).to(output.device if isinstance(output, Tensor) else one.device)
     score, lacking = logits_of(classes, output)
-    return Aim(score, classes, one.ndim == 1, classes, lacking, again)
+    return Aim(score, classes, one.ndim == 1, classes, lacking, again=again)
 
 
 def _checked(given: Any) -> Tensor:
@@ -209,5 +216,6 @@ def _side_by_side(aims: list[Aim]) -> Aim:
         single=False,
         named=joined([one.named for one in aims], -1),
         absent=None if absent is None else absent.bool(),
+        placed=any(one.placed for one in aims),
         again=again,
     )

@@ -92,13 +92,18 @@ TARGETS = [
     Mutation("detection: without the overlap", BOXES, "match = (one[\"scores\"] + overlap)", "match = one[\"scores\"]", "targets -k box"),
     Mutation("similarity: the reference moves", REFERENCE, "if self.reference is None:", "if not self.given:", "targets -k frozen"),
     Mutation("projection: not by the reference's length", REFERENCE, "torch.nn.functional.normalize(r, dim=1)", "r", "targets -k reference"),
-    Mutation("a choice moves when an image is changed", "target.py", "same = Pinned(given.score, tuple(map(rows, given.choices))", "same = ask(target, other, rows(label), lambda: None) or Pinned(given.score, tuple(map(rows, given.choices))", "targets -k kept"),
+    Mutation("a choice moves when an image is changed", "target.py", "same = replace(", "same = ask(target, other, rows(label), lambda: None) or replace(", "targets -k kept"),
 ]  # fmt: skip
 
 ENGINE = [
     Mutation("train-mode batch norm", "undisturbed.py", "module.training = False", "pass", "methods -k batch_norm"),
     Mutation("detached copy before an in-place ReLU", "capture.py", "Kept(handed, ", "Kept(output, ", "methods -k in_place"),
     Mutation("leaf without clone", "capture.py", "handed: Tensor = output.clone()", "handed: Tensor = output", "methods -k in_place"),
+    Mutation("a place of the picture mirrored", WRAP, "if seen.look.aim.placed:", "if False:", "detection -k moves"),
+    Mutation("a detector given one image for many changes", "capture.py", "if activation is not None and is_detections(look.output):", "if False:", "detection -k one_by_one"),
+    Mutation("the coarsest map is the last", "default_layer.py", "if cells[i] == min(cells.values())]", "if cells[i] == max(cells.values())]", "families -k u_net"),
+    Mutation("the backbone's pyramid passed over", "default_layer.py", "before = [i for i in backbone if i < min(trace.pyramids, default=len(trace.calls))]", "before = backbone", "families -k detector"),
+    Mutation("concepts: a start forgotten", "concepts.py", "    if start is not None:\n        h = start", "    if False:\n        h = start", "concepts -k start"),
     Mutation("hooks left behind", "capture.py", f"undo.callback({HOOK}.remove)", HOOK, "explain"),
     Mutation("randomness left moved", "undisturbed.py", "torch.set_rng_state(cpu)", "pass", "no_trace"),
     Mutation("randomness left moved after an error", "undisturbed.py", "        yield\n    finally:\n        random.setstate(python)", "        yield\n    except Exception:\n        raise\n    else:\n        random.setstate(python)", "faults explain no_trace"),

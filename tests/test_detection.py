@@ -1,12 +1,13 @@
 """A detector in a Trainer: its default layer, its own box, and boxes that are labels and regions at once."""
 
 import lightning as L
+import pytest
 import torch
 from nets import SMALL, trainer
 from torch.utils.data import DataLoader, Dataset
-from torchvision.models.detection import retinanet_resnet50_fpn
+from torchvision.models import detection
 
-from lightning_cam import Batch, CAMCallback
+from lightning_cam import Batch, CAMCallback, explain, targets
 
 
 class Scenes(Dataset):
@@ -30,7 +31,7 @@ class Detector(L.LightningModule):
     def __init__(self):
         super().__init__()
         sizes = dict(min_size=64, max_size=64, score_thresh=0.0)
-        self.net = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2, **sizes)
+        self.net = detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=2, **sizes)
 
     def forward(self, images):
         return self.net(images)
@@ -63,3 +64,51 @@ def test_a_detector_is_watched_without_a_layer_named_and_trains_as_without(tmp_p
     plain, _ = run(tmp_path / "without")
     for (name, a), b in zip(watched.state_dict().items(), plain.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+def small(make, **thresholds):
+    torch.manual_seed(0)
+    return make(weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=96, **thresholds).eval()
+
+
+@pytest.mark.parametrize("method", ["ablation_cam", "recipro_cam"])
+@pytest.mark.parametrize("kind", ["retinanet", "fasterrcnn"])
+def test_activations_of_detectors_are_changed_one_by_one(kind, method):
+    """A detector counts its results by its images, so it is given as many as there are changes."""
+    retina = kind == "retinanet"
+    make = detection.retinanet_resnet50_fpn if retina else detection.fasterrcnn_mobilenet_v3_large_320_fpn
+    net, x = small(make, **{"score_thresh" if retina else "box_score_thresh": 0.0}), torch.rand(1, 3, 64, 96)
+    found = explain(net, x, target="detection", method={method: {"chunk": 16}})
+    assert found.heat.isfinite().all()
+
+    at, changed = {"place": (0, 1)}, []
+
+    def alone(module, args, output):
+        kept = torch.zeros_like(output)
+        if at["place"]:
+            kept[(..., *at["place"])] = output[(..., *at["place"])]
+        return kept
+
+    if method == "recipro_cam":  # by hand, at one place and at none
+        pinned = targets.detection(net(x), None)
+        handle = net.get_submodule(found.layer).register_forward_hook(alone)
+        for at["place"] in ((0, 1), None):
+            changed.append(pinned.score(net(x), *pinned.choices).item())
+        handle.remove()
+        assert found.heat[0, 0, 1].item() == pytest.approx(changed[0] - changed[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["flip_average", "sess"])
+@pytest.mark.parametrize("target", ["segment", "label_region"])
+def test_what_moves_the_picture_is_refused_for_a_place_in_it(method, target):
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 1, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 3, 1))
+    where = {"segment": {"of": 1, "where": "predicted" if target == "segment" else [2, 3]}}
+    with pytest.raises(ValueError, match="moves the picture, and the target is a place in it"):
+        explain(net, torch.rand(1, 3, 8, 8), target=where, method={method: {"method": "grad_cam"}})
+    explain(net, torch.rand(1, 3, 8, 8), target=where, method={"smooth": {"method": "grad_cam"}})
+
+
+def test_a_second_derivative_through_boxes_is_refused():
+    net = small(detection.fasterrcnn_mobilenet_v3_large_320_fpn, box_score_thresh=0.0)
+    with pytest.raises(ValueError, match="shapley_cam differentiates twice"):
+        explain(net, torch.rand(1, 3, 64, 96), target="detection", method="shapley_cam")

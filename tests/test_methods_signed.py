@@ -152,3 +152,10 @@ def test_signals_pictures_and_volumes_have_maps(method, sides):
     if method not in AT_IMAGE:
         same = "hires_cam" if method == "grad_cam" else method  # behind pooling; the other reference is for pictures
         close(found, REFERENCES[same](Case(net[:2], net[2:]), x, [1, 1]))
+
+
+def test_fem_says_where_no_place_can_stand_out():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).double()
+    with pytest.raises(ValueError, match=r"of the 4 places of the map at '1' none can be"):
+        explain(net, images()[..., :2, :2], layer="1", method="fem")
+    explain(net, images()[..., :2, :2], layer="1", method={"fem": {"sigmas": 1.0}})

@@ -101,8 +101,16 @@ def fem(seen: Seen, *, sigmas: float = 2.0) -> Float[Tensor, "b *m"]:
     Args:
         seen: what one forward showed.
         sigmas: how many standard deviations above its mean a place is strong.
+
+    Raises:
+        ValueError: for a map so small that no place can be that strong: of n places none lies sqrt(n - 1) above the mean.
     """
     a = seen.activation.flatten(2)
+    if a.shape[2] <= 1 + max(sigmas, 0) ** 2:
+        raise ValueError(
+            f"fem looks for places {sigmas:g} standard deviations above the mean, and of the {a.shape[2]} places of the map at "
+            f"{seen.layer!r} none can be. Name an earlier layer, use larger images, or {{'fem': {{'sigmas': ...}}}} with less."
+        )
     mean, spread = a.mean(2, keepdim=True), a.std(2, correction=0, keepdim=True)
     return (mean * (a > mean + sigmas * spread)).sum(1).reshape_as(seen.activation[:, 0])
 

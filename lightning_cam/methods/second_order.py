@@ -34,7 +34,7 @@ def _bend(seen: Seen) -> Float[Tensor, "b c *m"]:
         try:
             (along,) = derivative((g * kept.output.detach()).flatten(1).sum(1), [kept.output])
         except RuntimeError as error:
-            if "derivative for" not in str(error):
+            if "derivative for" not in str(error) and "double backward" not in str(error):
                 raise
             raise ValueError(
                 f"shapley_cam differentiates twice, and an operation behind {seen.layer!r} can only be differentiated once: "

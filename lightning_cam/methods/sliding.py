@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_cam.family import METHODS
 from lightning_cam.heat import resize
+from lightning_cam.methods.wrap import moved
 from lightning_cam.seen import Seen, at_least_float
 
 Method = Callable[[Seen], Tensor]
@@ -33,7 +34,7 @@ def sess(method: Method, *, scales: int = 4, step: float = 2 / 7) -> Method:
         step: by how much each is larger than the one before, as a share of the image's size.
 
     Raises:
-        ValueError: for scales below 1, a step not above 0, or images of other than two sides.
+        ValueError: for scales below 1, a step not above 0, images of other than two sides, or a target that is a place.
     """
     if scales < 1 or step <= 0:
         raise ValueError(f"sess(scales={scales!r}, step={step!r}): expected 1 scale or more, and a step above 0.")
@@ -46,7 +47,7 @@ def sess(method: Method, *, scales: int = 4, step: float = 2 / 7) -> Method:
         for i in range(scales):
             large = _enlarged(seen.image, 1 + i * step)
             for y, x in _windows(large.shape[2:], (h, w)):
-                window = seen.with_image(large[..., y : y + h, x : x + w])
+                window = moved(seen, large[..., y : y + h, x : x + w], "sess")
                 canvas = total.new_zeros(len(total), *large.shape[2:])
                 canvas[:, y : y + h, x : x + w] = resize(_share(method(window)), (h, w)) * _confidence(window)[:, None, None]
                 placed = resize(canvas, (h, w))

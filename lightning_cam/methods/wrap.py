@@ -58,13 +58,30 @@ def flip_average(method: Method) -> Method:
 
     Args:
         method: what is averaged.
+
+    Raises:
+        ValueError: for a target that is a place in the picture, such as a box.
     """
 
     def averaged(seen: Seen) -> Float[Tensor, "b *m"]:
-        mirrored = method(seen.with_image(seen.image.flip(-1)))
+        mirrored = method(moved(seen, seen.image.flip(-1), "flip_average"))
         return (method(seen) + mirrored.flip(-1)) / 2
 
     return averaged
+
+
+def moved(seen: Seen, images: Shaped[Tensor, "b ..."], name: str) -> Seen:
+    """The same look at pictures mirrored or cut.
+
+    Raises:
+        ValueError: if what is explained is a place of the picture, which is elsewhere then.
+    """
+    if seen.look.aim.placed:
+        raise ValueError(
+            f"{name} moves the picture, and the target is a place in it (a box, a region), which it would miss. "
+            "Use smooth, or a target that is a class."
+        )
+    return seen.with_image(images)
 
 
 @METHODS.register

@@ -51,7 +51,7 @@ def detection(output: Any, label: Any, *, boxes: Any = None, classes: Any = None
     def score(output: Any, box: Float[Tensor, "b 4"], c: Int[Tensor, "b"]) -> Float[Tensor, "b"]:
         return torch.stack([_found(*each, least) for each in zip(_detections(output), box, c, strict=True)])
 
-    return Pinned(score, (box, c), c, ~there)
+    return Pinned(score, (box, c), c, ~there, placed=True)
 
 
 def _detections(output: Any) -> Sequence[Mapping[str, Tensor]]:

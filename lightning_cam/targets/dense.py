@@ -52,7 +52,7 @@ def segment(
         of_class = _dense(output)[torch.arange(len(c), device=c.device), c]
         return (of_class * region).flatten(1).sum(1)
 
-    return Pinned(score, (c, region), c, ~region.flatten(1).any(1))
+    return Pinned(score, (c, region), c, ~region.flatten(1).any(1), placed=True)
 
 
 def _dense(output: Any) -> Float[Tensor, "b k *m"]:
