@@ -142,7 +142,8 @@ def explain(
         layer: dotted name or module, or several to fuse; by default the last module that returns a map.
         method: a name of ``lightning_cam.methods.names()``, with options as ``{name: {option: value}}``, or a callable.
         target: a name of ``lightning_cam.targets.names()`` that needs no labels, such as ``"predicted"``, with options as
-            ``{"top_k": {"k": 5}}``; a class for all, classes [b], a callable, or a list of these.
+            ``{"top_k": {"k": 5}}``; a class for all, classes [b], or [b t] with -1 where a sample has fewer; a callable, or a
+            list of these.
         output: where the logits are in the model's output: key, position, attribute or callable.
         fuse: how the maps of several layers become one: a name of ``lightning_cam.fuse.names()`` or a callable.
 

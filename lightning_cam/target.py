@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_cam.family import TARGETS
-from lightning_cam.logits import logits_of, out_of_range
+from lightning_cam.logits import class_logits, logits_of, out_of_range
 
 Target = Callable[..., Any]
 
@@ -73,14 +73,14 @@ class Aim:
 
 
 def find(spec: Any) -> Target:
-    """Resolve a target: a name, a class id, class ids one a sample (a tensor), a callable, or a list of these."""
+    """Resolve a target: a name, a class id, a tensor of class ids, [b] or [b t], a callable, or a list of these."""
     if isinstance(spec, bool):
         raise TypeError(f"A target is a name, a class id, a callable or a list of these; got {spec!r}.")
     if isinstance(spec, int):
         return fixed(torch.tensor(spec))
     if isinstance(spec, Tensor):
-        if spec.is_floating_point() or spec.ndim > 1:
-            raise TypeError(f"Target classes are an integer tensor [b]; got {tuple(spec.shape)} of {spec.dtype}.")
+        if spec.is_floating_point() or spec.ndim > 2:
+            raise TypeError(f"Target classes are an integer tensor [b] or [b t]; got {tuple(spec.shape)} of {spec.dtype}.")
         return fixed(spec)
     if isinstance(spec, Sequence) and not isinstance(spec, str):
         if not spec:
@@ -94,15 +94,17 @@ def find(spec: Any) -> Target:
 
 
 def fixed(classes: Tensor) -> Target:
-    """One class for all samples (a 0-d tensor), or one a sample (shape [b])."""
+    """One class for all samples (a 0-d tensor), one a sample [b], or several a sample [b t], where -1 fills a row up."""
     lowest = int(classes.min()) if classes.numel() else 0
 
-    def fixed(logits: Tensor, label: Tensor | None) -> Int[Tensor, "b"]:
-        if classes.ndim and len(classes) != len(logits):
-            raise ValueError(f"{len(classes)} target classes were given for {len(logits)} samples; expected one a sample.")
-        if lowest < 0:  # elsewhere -1 says that there is no target
-            raise ValueError(out_of_range(lowest, logits.shape[1]))
-        return classes.to(logits.device).long().expand(len(logits))
+    def fixed(logits: Any, label: Tensor | None) -> Int[Tensor, "b *t"]:
+        b, k = tuple(class_logits(logits).shape)
+        if classes.ndim and len(classes) != b:
+            raise ValueError(f"{len(classes)} target classes were given for {b} samples; expected one a sample.")
+        if lowest < 0 and classes.ndim < 2:  # elsewhere -1 says that there is no target
+            raise ValueError(out_of_range(lowest, k))
+        same: Tensor = classes.to(logits.device).long()
+        return same if classes.ndim else same.expand(b)
 
     return fixed
 

@@ -8,7 +8,7 @@ import torch
 from lightning_cam import Style, render
 from lightning_cam.heat import extent, peak, resize, scaled
 from lightning_cam.render import caption, colormap, overlay
-from lightning_cam.render.sheet import grid, panel_row, sheet
+from lightning_cam.render.sheet import grid, panel_row, sheet, under_header
 
 
 def noise(*shape, seed=0):
@@ -298,3 +298,13 @@ def test_signed_heat_lies_on_a_grey_picture_and_its_opacity_grows_with_its_size(
     assert (a_quarter - (0.75 * grey + 0.25 * hot)).abs().max() <= 0.51
     weighted = render.blend(pictures, unit, Style(unit="signed", image_weight=0.5))
     assert torch.equal(weighted, overlay.add_weighted(pictures, colormap.colour(unit, "blue_red"), 0.5, 0.5))
+
+
+def test_the_colour_scale_takes_what_the_title_leaves():
+    def coloured(title, width):
+        header = under_header(torch.zeros(3, 1, width, dtype=torch.uint8), (title, ""), Style(tile=160))[:, :-1].int()
+        return ((header.amax(0) - header.amin(0)) > 60).any(0).sum().item()
+
+    assert coloured("grad_cam at layer4", 1200) > 200
+    assert 100 < coloured("grad_cam at layer4", 500) <= 125
+    assert coloured("attention_relevance at encoder.layers.encoder_layer_1.ln_1", 500) == 0

@@ -55,6 +55,21 @@ def test_every_positive_of_a_sample_has_its_own_map_and_no_other(dtype):
     assert close(seen.again[0], seen.aim.score[0, :1].expand(2))
 
 
+def test_classes_given_may_differ_in_number():
+    net, x = gap_linear(), images()
+    found = explain(net, x, target=torch.tensor([[0, 2], [1, -1], [3, -1]]))
+    assert found.heat.shape == (3, 2, 4, 5)
+    assert found.heat[1:, 1].isnan().all() and found.score[1:, 1].isnan().all()
+    assert close(found.heat[:, 0], explain(net, x, target=torch.tensor([0, 1, 3])).heat)
+    assert close(found.heat[0, 1], explain(net, x, target=2).heat[0])
+    with pytest.raises(ValueError, match="Class 4 is out of range"):
+        explain(net, x, target=torch.tensor([[0, 4], [1, 0], [1, 1]]))
+    with pytest.raises(ValueError, match="Class -2 is out of range"):
+        explain(net, x, target=torch.tensor([[0, -2], [1, 0], [1, 1]]))
+    with pytest.raises(TypeError, match=r"integer tensor \[b\] or \[b t\]; got \(1, 1, 1\)"):
+        explain(net, x, target=torch.ones(1, 1, 1).long())
+
+
 def test_an_absent_target_is_nan_and_not_a_map_of_zeros():
     for method in ("grad_cam", "cam"):
         one = explain(

@@ -18,6 +18,7 @@ from lightning_cam.render.style import Style
 from lightning_cam.render.views import panel_row as panel_row
 
 _ASPECT = 1.7  # width to height of a laptop's window
+_SCALE = 260  # pixels, the colour scale at its longest
 
 
 def sheet(
@@ -64,12 +65,15 @@ def under_header(body: UInt8[Tensor, "3 h w"], title: tuple[str, str], style: St
     canvas = Image.new("RGB", (width, round(3.2 * size)), captions.PAPER)
     draw = ImageDraw.Draw(canvas)
     margin = max(6, style.tile // 14)
-    legend = min(260, width // 4) if width >= 640 else 0
-    room = width - 2 * margin - (legend + 8 * size if legend else 0)
+    cold, hot = ("against", "for") if style.unit == "signed" else ("low", "high")
+    ends = round(small.getlength(cold) + small.getlength(hot)) + size
+    # the scale takes what the title leaves, if that is enough to read it by
+    left = width - 2 * margin - round(face.getlength(captions.legible(title[0], face))) - ends - 2 * size
+    legend = min(_SCALE, width // 4, left) if left >= _SCALE // 4 else 0
+    room = width - 2 * margin
     draw.text((margin, round(0.5 * size)), captions.clip(title[0], face, room), captions.INK, face)
     draw.text((margin, round(1.9 * size)), captions.clip(title[1], small, room), captions.FAINT, small)
     if legend:
-        cold, hot = ("against", "for") if style.unit == "signed" else ("low", "high")
         right = width - margin - round(small.getlength(hot))
         bar = Image.fromarray(table(style.colours, torch.device("cpu"))[None].numpy()).resize((legend, round(0.9 * size)))
         top = round(0.6 * size)
