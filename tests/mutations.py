@@ -60,7 +60,7 @@ METHODS = [
     Mutation("ss_cam without noise", MASK, "_added(sigma * noise)", "_added(0 * noise)", "methods_perturbation -k ss_cam"),
     Mutation("is_cam: factors summed as they go", MASK, "_times((i + 1) / n)", "_times((i + 1) * (i + 2) / 2 / n)", "methods_perturbation -k is_cam"),
     Mutation("ablation_cam: sign of the score", PERTURB, "size = score.abs()", "size = score", "methods_perturbation -k ablation"),
-    Mutation("recipro_cam: a place's neighbours stay", PERTURB, "else away == 0", "else away <= 1", "methods_perturbation -k recipro"),
+    Mutation("recipro_cam: a place's neighbours stay", PERTURB, ".where((at >= 0) & (at < len(kernel)), 0)", "", "methods_perturbation -k recipro"),
     Mutation("recipro_cam: nothing taken off", PERTURB, "(alone - empty[:, None])", "alone", "methods_perturbation -k recipro"),
     Mutation("random_cam: global randomness", "methods/random.py", "torch.rand(a.shape[2:], generator=generator, dtype", "torch.rand(a.shape[2:], dtype", "methods_perturbation -k random"),
     Mutation("smooth: noise of another scale", WRAP, "deviation = sigma * (flat.amax(1) - flat.amin(1))", "deviation = sigma * flat.std(1)", "methods_wrap -k smooth"),

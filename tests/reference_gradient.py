@@ -130,9 +130,9 @@ def centred(x: Tensor) -> Tensor:
 
 
 @replicates("eigen_cam")
-def eigen_cam(case: Case, images: Tensor, classes: list[int], centered: bool = False) -> Tensor:
+def eigen_cam(case: Case, images: Tensor, classes: list[int]) -> Tensor:
     """Muhammad & Yeasin: A = U S V^T, map A v_1."""
-    return each(case, images, classes, lambda a, g: first_component(centred(a) if centered else a, a.mean(0)))
+    return each(case, images, classes, lambda a, g: first_component(a, a.mean(0)))
 
 
 @replicates("eigen_grad_cam")

@@ -69,9 +69,8 @@ def ablation_cam(case: Case, images: Tensor, classes: list[int]) -> Tensor:
 
 
 @replicates("recipro_cam")
-def recipro_cam(case: Case, images: Tensor, classes: list[int], gaussian: bool = False) -> Tensor:
+def recipro_cam(case: Case, images: Tensor, classes: list[int], kernel: tuple[float, ...] = (0.0, 1.0, 0.0)) -> Tensor:
     """Byun & Lee: the feature at one place, zeros elsewhere, through the head; less the empty map's score."""
-    kernel = [[1 / 16, 1 / 8, 1 / 16], [1 / 8, 1 / 4, 1 / 8], [1 / 16, 1 / 8, 1 / 16]]
     maps = []
     for image, c in zip(images, classes, strict=True):
         a = case.activation(image)
@@ -82,7 +81,7 @@ def recipro_cam(case: Case, images: Tensor, classes: list[int], gaussian: bool =
                 for du in (-1, 0, 1):
                     for dv in (-1, 0, 1):
                         inside = 0 <= u + du < a.shape[1] and 0 <= v + dv < a.shape[2]
-                        share = kernel[du + 1][dv + 1] if gaussian else float(du == dv == 0)
+                        share = kernel[du + 1] * kernel[dv + 1]
                         if inside:
                             mosaic[:, u + du, v + dv] = share * a[:, u, v]
                 heat[u, v] = tail(case, mosaic, c) - tail(case, torch.zeros_like(a), c)

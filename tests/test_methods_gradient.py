@@ -43,7 +43,6 @@ def test_method_equals_its_reference_on_every_head(head, seed, method):
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("eigen_cam", {"centered": True}),
         ("kpca_cam", {"kernel": "rbf"}),
         ("kpca_cam", {"kernel": "rbf", "gamma": 2.0}),
         ("kpca_cam", {"kernel": "linear"}),

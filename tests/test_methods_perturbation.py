@@ -40,7 +40,8 @@ def test_method_equals_its_reference_on_every_head(head, method):
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("recipro_cam", {"gaussian": True}),
+        ("recipro_cam", {"kernel": (0.25, 0.5, 0.25)}),
+        ("recipro_cam", {"kernel": (0.1, 0.7, 0.3)}),
         ("ss_cam", {"n": 3, "sigma": 0.5, "seed": 4}),
         ("is_cam", {"n": 4}),
         ("random_cam", {"seed": 5}),
@@ -123,7 +124,7 @@ def test_recipro_with_its_kernel_is_linear_in_places_too():
     share = torch.full((4, 5), 1.0, dtype=torch.float64)
     share[[0, -1]] *= 0.75
     share[:, [0, -1]] *= 0.75
-    close(heat(net, x, {"recipro_cam": {"gaussian": True}}), heat(net, x, "grad_cam") * share)
+    close(heat(net, x, {"recipro_cam": {"kernel": (0.25, 0.5, 0.25)}}), heat(net, x, "grad_cam") * share)
 
 
 def test_score_cam_weights_sum_to_one():
@@ -348,6 +349,7 @@ def test_signals_and_volumes_are_perturbed_alike(sides):
         ({"ss_cam": {"n": 0}}, "how often each mask is changed"),
         ({"is_cam": {"n": 0}}, "how often each mask is changed"),
         ({"ablation_cam": {"chunks": 3}}, "no option 'chunks'. Did you mean 'chunk'"),
+        ({"recipro_cam": {"kernel": [0.5, 0.5]}}, "expected an odd number of shares, the place's own in the middle"),
     ],
 )
 def test_mistakes_say_what_would_be_right(method, message):

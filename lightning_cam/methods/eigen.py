@@ -15,21 +15,16 @@ from lightning_cam.seen import Seen
 
 
 @METHODS.register
-def eigen_cam(seen: Seen, *, centered: bool = False) -> Float[Tensor, "b *m"]:
+def eigen_cam(seen: Seen) -> Float[Tensor, "b *m"]:
     """Eigen-CAM: the activation's projection on its first principal direction.
 
     ``A v`` with v the first right singular vector of the places x channels matrix, in units of the activation, signed;
-    class-agnostic. The paper does not centre, and then the map is close to the activation mean; centring (each channel less
-    its mean, as pytorch-grad-cam does) shows the largest contrast instead. The sign agrees with the activation mean.
+    class-agnostic, and close to the activation mean, with which its sign agrees. With each channel less its mean, as
+    pytorch-grad-cam has it, it shows the largest contrast instead: that is kpca_cam with the linear kernel.
 
     Source: Muhammad & Yeasin 2020, arXiv 2008.00299.
-
-    Args:
-        seen: what one forward showed.
-        centered: whether each channel's mean is taken off first.
     """
-    a = seen.activation
-    return _signed(_principal(_centered(a) if centered else a), a.mean(1))
+    return _signed(_principal(seen.activation), seen.activation.mean(1))
 
 
 @METHODS.register

@@ -3,7 +3,7 @@
 They need no gradient, so they explain also a model whose score has none.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -41,7 +41,7 @@ def ablation_cam(seen: Seen, *, chunk: int = 64) -> Float[Tensor, "b *m"]:
 
 
 @METHODS.register
-def recipro_cam(seen: Seen, *, gaussian: bool = False, chunk: int = 64) -> Float[Tensor, "b *m"]:
+def recipro_cam(seen: Seen, *, kernel: Sequence[float] = (1.0,), chunk: int = 64) -> Float[Tensor, "b *m"]:
     """Recipro-CAM: at each place, the score of that place's activation alone, all other places set to zero.
 
     ``S(A kept at uv only) - S(0)``, signed, in units of the score. The paper scales each map to [0, 1], which takes any
@@ -54,15 +54,18 @@ def recipro_cam(seen: Seen, *, gaussian: bool = False, chunk: int = 64) -> Float
 
     Args:
         seen: what one forward showed.
-        gaussian: spread the place's activation over its neighbours with the paper's kernel, 1/4 1/2 1/4 along each side.
+        kernel: the shares of the place's activation that it and its neighbours along each side are given, itself in the middle;
+            (1/4, 1/2, 1/4) is the paper's.
         chunk: how many changed activations are run at a time.
 
     Raises:
-        ValueError: for a chunk below 1.
+        ValueError: for a chunk below 1, or a kernel without a middle.
     """
+    if len(kernel) % 2 == 0:
+        raise ValueError(f"kernel={tuple(kernel)!r}: expected an odd number of shares, the place's own in the middle.")
     a = seen.activation
-    places = a[0, 0].numel()
-    alone = torch.stack([_rescored(seen, i, places, partial(_alone, a[i], gaussian=gaussian), chunk) for i in range(len(a))])
+    places, shares = a[0, 0].numel(), a.new_tensor(kernel)
+    alone = torch.stack([_rescored(seen, i, places, partial(_alone, a[i], kernel=shares), chunk) for i in range(len(a))])
     empty = torch.cat([seen.rescore(i, activation=torch.zeros_like(a[i : i + 1])) for i in range(len(a))])
     heat: Tensor = (alone - empty[:, None]).unflatten(1, a.shape[2:])
     return heat
@@ -75,15 +78,15 @@ def _ablated(a: Float[Tensor, "c *m"], which: Int[Tensor, "n"]) -> Float[Tensor,
     return changed
 
 
-def _alone(a: Float[Tensor, "c *m"], which: Int[Tensor, "n"], gaussian: bool) -> Float[Tensor, "n c *m"]:
+def _alone(a: Float[Tensor, "c *m"], which: Int[Tensor, "n"], kernel: Float[Tensor, "s"]) -> Float[Tensor, "n c *m"]:
     """The activation of one place, each time another, at that place or spread around it."""
     sides = a.shape[1:]
     values = a.flatten(1)[:, which].T
     share = values.new_ones((len(which), 1))
     for side, place in zip(sides, torch.unravel_index(which, sides), strict=True):
-        away = (torch.arange(side, device=a.device) - place[:, None]).abs()
-        along = (1 - away / 2).clamp(min=0) / 2 if gaussian else away == 0
-        share = (share[:, :, None] * along.to(share)[:, None]).flatten(1)
+        at = torch.arange(side, device=a.device) - place[:, None] + len(kernel) // 2
+        along = kernel[at.clamp(0, len(kernel) - 1)].where((at >= 0) & (at < len(kernel)), 0)
+        share = (share[:, :, None] * along[:, None]).flatten(1)
     changed: Tensor = (values[:, :, None] * share[:, None]).unflatten(2, sides)
     return changed
 
