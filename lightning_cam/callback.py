@@ -170,7 +170,7 @@ class CAMCallback(Callback):
             else:
                 with context():
                     self._names = [default_layer.choose(module, batch.images, self.output)]
-                self._notices.say(f"watching the layer {self._names[0]!r}, the last one that returns a map")
+                self._notices.say(f"watching the layer {self._names[0]!r}, found by itself")
         return self._names
 
     def _tag(self, trainer: Any) -> str:

@@ -74,7 +74,8 @@ class Explanation:
         cards = self._present
         base = render.ground(self.images, style.normalization).repeat_interleave(t, 0)[cards]
         unit = self.unit(style).reshape(heat.shape)[cards]
-        count = f"{len(self.images)} samples" + (f", {t} targets each" if self._several else "")
+        count = "1 sample" if len(self.images) == 1 else f"{len(self.images)} samples"
+        count += f", {t} targets each" if self._several else ""
         columns = t if self._several and len(cards) == len(words) else None
         title = f"{self.method} at {self.layer}", count
         return render.sheet(base, unit, [words[i] for i in cards], title, style, columns)

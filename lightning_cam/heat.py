@@ -52,7 +52,7 @@ def extent(
     low, high = flat.amin(1), flat.amax(1)
     if scale == "image" and flat.shape[1] >= _FINE:
         beyond = int(_BEYOND * flat.shape[1])
-        least, most = flat.kthvalue(beyond + 1, dim=1).values, flat.kthvalue(flat.shape[1] - beyond, dim=1).values
+        least, most = flat.sort(dim=1).values[:, [beyond, -1 - beyond]].unbind(1)
         low, high = least.where(least < 0, low), most.where(most > 0, high)  # where few pixels are all there is, they count
     if scale != "image":
         low, high = low.where(~low.isnan(), torch.inf).amin(0, True), high.where(~high.isnan(), -torch.inf).amax(0, True)
