@@ -35,16 +35,22 @@ def class_logits(output: Any) -> Float[Tensor, "b k"]:
     """
     if isinstance(output, Tensor) and output.ndim == 2:
         return output
-    given = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
     if is_detections(output):
-        given, instead = "detections", "Explain a box with target='detection'."
+        instead = "Explain a box with target='detection'."
     elif isinstance(output, Tensor) and output.ndim > 2:
         instead = "Explain a class over a region with target='segment'."
     elif isinstance(output, Tensor):
         instead = "Explain a single logit with target='binary', a regression with target='value'."
     else:
         instead = "Pass a callable target (output, label) -> scores [b], or name the logits with output=..."
-    raise ValueError(f"Classes can be chosen from logits of shape [b k]; the model gave {given}. {instead}")
+    raise ValueError(f"Classes can be chosen from logits of shape [b k]; the model gave {shape(output)}. {instead}")
+
+
+def shape(output: Any) -> str:
+    """A model's output in a word, for error messages."""
+    if isinstance(output, Tensor):
+        return str(tuple(output.shape))
+    return "detections" if is_detections(output) else f"a {type(output).__name__}"
 
 
 def out_of_range(c: int, k: int) -> str:

@@ -70,7 +70,8 @@ def positives(logits: Any, label: Shaped[Tensor, "b ..."] | None) -> Int[Tensor,
     Raises:
         ValueError: if the labels are not multi-hot.
     """
-    if label is None or label.shape != class_logits(logits).shape:
+    z: Tensor = class_logits(logits)
+    if label is None or label.shape != z.shape:
         given = "none" if label is None else f"{tuple(label.shape)}"
         raise ValueError(
             f"The target 'positives' needs multi-hot labels {tuple(logits.shape)}, one for each logit; got {given}. "

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lightning_cam.family import TARGETS
+from lightning_cam.logits import shape
 from lightning_cam.target import Pinned
 from lightning_cam.targets.choice import classes_of
 
@@ -123,7 +124,7 @@ def rivals(logits: Any, label: Tensor | None, *, gamma: float = 0.6, nearest: in
 
 
 @TARGETS.register
-def binary(logits: Float[Tensor, "b *one"], label: Shaped[Tensor, "b *one"] | None) -> Pinned:
+def binary(logits: Any, label: Shaped[Tensor, "b *one"] | None) -> Pinned:
     """A single logit, signed by its label: ``S`` for 1, ``-S`` for 0; without labels by its own sign.
 
     Args:
@@ -133,8 +134,9 @@ def binary(logits: Float[Tensor, "b *one"], label: Shaped[Tensor, "b *one"] | No
     Raises:
         ValueError: for more than one logit a sample.
     """
-    if logits.numel() != len(logits) or (label is not None and label.numel() != len(logits)):
-        given = f"{tuple(logits.shape)}" + ("" if label is None else f" and labels {tuple(label.shape)}")
+    one = isinstance(logits, Tensor) and logits.numel() == len(logits)
+    if not one or (label is not None and label.numel() != len(logits)):
+        given = shape(logits) + ("" if label is None else f" and labels {tuple(label.shape)}")
         raise ValueError(
             f"The target 'binary' needs one logit a sample, [b] or [b 1]; got {given}. Use 'label' or 'positives'."
         )
@@ -145,7 +147,7 @@ def binary(logits: Float[Tensor, "b *one"], label: Shaped[Tensor, "b *one"] | No
 
 @TARGETS.register
 def value(
-    output: Float[Tensor, "b *k"], label: Shaped[Tensor, "b *k"] | None, *, of: int = 0, less: float | Literal["label"] = 0.0
+    output: Any, label: Shaped[Tensor, "b *k"] | None, *, of: int = 0, less: float | Literal["label"] = 0.0
 ) -> Float[Tensor, "b"]:
     """A regression's number, signed, less a reference: ``y - reference``. Places of positive heat raise it.
 
@@ -160,10 +162,8 @@ def value(
     Raises:
         ValueError: for an output of another shape, or labels that do not fit it.
     """
-    if output.ndim not in (1, 2) or not 0 <= of < output[0].numel():
-        raise ValueError(
-            f"The target 'value' needs numbers [b] or [b k] with k above {of}; the model gave {tuple(output.shape)}."
-        )
+    if not isinstance(output, Tensor) or output.ndim not in (1, 2) or not 0 <= of < output[0].numel():
+        raise ValueError(f"The target 'value' needs numbers [b] or [b k] with k above {of}; the model gave {shape(output)}.")
     y = output if output.ndim == 1 else output[:, of]
     if less != "label":
         return y - less
