@@ -79,7 +79,8 @@ def test_activations_of_detectors_are_changed_one_by_one(kind):
     net, x = small(make, **{"score_thresh" if retina else "box_score_thresh": 0.0}), torch.rand(1, 3, 64, 96)
     found = explain(net, x, target="detection", method={"recipro_cam": {"chunk": 4}})
 
-    pinned, kept, changed = targets.detection(net(x), None), [(0, 1)], []
+    pinned = targets.detection(net(x), None)
+    kept, changed = [], []
 
     def alone(module, args, output):
         others = torch.zeros_like(output)
@@ -88,7 +89,8 @@ def test_activations_of_detectors_are_changed_one_by_one(kind):
         return others
 
     handle = net.get_submodule(found.layer).register_forward_hook(alone)
-    for kept in ([(0, 1)], []):
+    for places in ([(0, 1)], []):
+        kept[:] = places
         changed.append(pinned.score(net(x), *pinned.choices).item())
     handle.remove()
     assert found.heat[0, 0, 1].item() == pytest.approx(changed[0] - changed[1], abs=1e-5)
