@@ -8,7 +8,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from test_real import DATA, cropped, nets, picture, table, two_threads  # noqa: F401 - fixtures
+from test_real import DATA, cropped, nets, picture, table  # noqa: F401 - fixtures
 
 from lightning_cam import explain, methods
 from lightning_cam.family import METHODS

@@ -29,12 +29,6 @@ cropped = torchvision.models.SqueezeNet1_0_Weights.DEFAULT.transforms()  # Resiz
 whole = Compose([Resize((224, 224), InterpolationMode.BILINEAR), ToTensor(), Normalize(MEAN, STD)])
 
 
-@pytest.fixture(autouse=True)
-def two_threads(one_thread):
-    """Nothing is compared bit for bit here."""
-    torch.set_num_threads(2)
-
-
 @pytest.fixture(scope="module")
 def nets():
     files = {
