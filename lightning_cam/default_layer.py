@@ -78,7 +78,8 @@ def _of_dense(trace: _Trace) -> tuple[list[int], Any]:
     """The coarsest maps of a model with logits at every place: behind them, each place of a map mostly tells of itself."""
     maps = _maps(trace.calls)
     cells = {i: torch.Size(trace.calls[i].map_shape[1:]).numel() for i in maps}
-    coarsest = [i for i in maps if cells[i] == min(cells.values())]
+    fewest = min(cells.values(), default=0)
+    coarsest = [i for i in maps if cells[i] == fewest]
     parts = _parts(trace.calls, maps)
     return [i for i in coarsest if parts[i] == parts[coarsest[0]]], trace.output
 

@@ -101,7 +101,7 @@ ENGINE = [
     Mutation("leaf without clone", "capture.py", "handed: Tensor = output.clone()", "handed: Tensor = output", "methods -k in_place"),
     Mutation("a place of the picture mirrored", WRAP, "if seen.look.aim.placed:", "if False:", "detection -k moves"),
     Mutation("a detector given one image for many changes", "capture.py", "if activation is not None and is_detections(look.output):", "if False:", "detection -k one_by_one"),
-    Mutation("the coarsest map is the last", "default_layer.py", "if cells[i] == min(cells.values())]", "if cells[i] == max(cells.values())]", "families -k u_net"),
+    Mutation("the coarsest map is the last", "default_layer.py", "fewest = min(cells.values()", "fewest = max(cells.values()", "families -k u_net"),
     Mutation("the backbone's pyramid passed over", "default_layer.py", "before = [i for i in backbone if i < min(trace.pyramids, default=len(trace.calls))]", "before = backbone", "families -k detector"),
     Mutation("concepts: a start forgotten", "concepts.py", "    if start is not None:\n        h = start", "    if False:\n        h = start", "concepts -k start"),
     Mutation("hooks left behind", "capture.py", f"undo.callback({HOOK}.remove)", HOOK, "explain"),
