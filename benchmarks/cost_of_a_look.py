@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torchvision import models
 
-from lightning_cam import Style, explain, render
+from lightning_cam import Style, explain, figures, render
 from lightning_cam.render import Caption
 
 
@@ -48,7 +48,7 @@ def ours(model: torch.nn.Module, images: torch.Tensor) -> dict[str, Callable[[],
 
     def draw() -> object:
         unit = seen.unit()
-        sheet = render.sheet(render.to_rgb(images, None), unit, words, ("grad_cam", "epoch 1"), Style())
+        sheet = figures.sheet(render.to_rgb(images, None), unit, words, ("grad_cam", "epoch 1"), Style())
         return render.Picture(render.to_host(sheet)).encode()
 
     return {

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.models import resnet18
 
 from lightning_cam import explain, methods
-from lightning_cam.seen import Seen
+from lightning_cam.capture.seen import Seen
 
 
 @methods.register

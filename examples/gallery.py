@@ -17,7 +17,8 @@ from torchvision.models import get_model
 from torchvision.models.vision_transformer import VisionTransformer
 from torchvision.transforms import v2
 
-from lightning_cam import Explanation, Style, explain, methods, models, render
+from lightning_cam import Explanation, Style, explain, figures, methods, render
+from lightning_cam.cli.models import load_model
 from lightning_cam.heat import resize
 from lightning_cam.render import Caption
 
@@ -125,7 +126,7 @@ def caption(name: str, under: str) -> Caption:
 
 def load(name: str, weights: str | None) -> tuple[nn.Module, str]:
     if weights is not None:
-        return models.load(f"torchvision:{name}", weights).model.eval(), ""
+        return load_model(f"torchvision:{name}", weights).model.eval(), ""
     if name in TIMM:
         import timm
 
@@ -148,7 +149,7 @@ def write(looks: list[Explanation], words: list[Caption], title: tuple[str, str]
             x, unit = x[:, :, hottest * x.shape[2] // unit.shape[1]], unit[:, hottest]
         pictures.append(render.to_rgb(resize(x, size), style.normalization))
         units.append(resize(unit, size))
-    sheet = render.sheet(torch.cat(pictures), torch.cat(units), words, title, style)
+    sheet = figures.sheet(torch.cat(pictures), torch.cat(units), words, title, style)
     path = args.out / f"{name}.png"
     path.write_bytes(render.encode(render.to_host(sheet), "png"))
     print(path)

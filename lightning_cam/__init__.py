@@ -1,14 +1,16 @@
 """See where a vision model looks while it is being fine-tuned."""
 
+from lightning_cam import figures as figures
 from lightning_cam import methods as methods
 from lightning_cam import metrics as metrics
 from lightning_cam import sinks as sinks
 from lightning_cam import targets as targets
-from lightning_cam.batch import Batch as Batch
 from lightning_cam.callback import CAMCallback as CAMCallback
+from lightning_cam.data.batch import Batch as Batch
 from lightning_cam.explain import Explanation as Explanation
 from lightning_cam.explain import explain as explain
+from lightning_cam.methods import fusion as fuse
 from lightning_cam.render.style import Style as Style
-from lightning_cam.schedule import Schedule as Schedule
+from lightning_cam.training.schedule import Schedule as Schedule
 
 __version__ = "0.1.0"

@@ -5,25 +5,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_cam import default_layer, layers, render, schedule, words
-from lightning_cam import fuse as fusions
-from lightning_cam import target as targets
-from lightning_cam.batch import Batch, FixedBatch
-from lightning_cam.capture import watch
-from lightning_cam.family import METHODS, METRICS
-from lightning_cam.fetch import as_validation, fetch
-from lightning_cam.followed import Followed
-from lightning_cam.history import History
+from lightning_cam import render
+from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.seen import Seen
+from lightning_cam.data.batch import Batch, FixedBatch
+from lightning_cam.data.loader import as_validation, load_fixed_batch
+from lightning_cam.figures.captions import name_target
+from lightning_cam.figures.explanation import Album, Subject, draw
+from lightning_cam.methods.apply import heats
+from lightning_cam.methods.fusion import find as find_fusion
 from lightning_cam.metrics.measure import measure
-from lightning_cam.notices import Notices
-from lightning_cam.output import Output
-from lightning_cam.pictures import Album, Subject, draw
+from lightning_cam.model.default_layer import find_default_layer
+from lightning_cam.model.names import find_layer
+from lightning_cam.model.output import Output
+from lightning_cam.no_trace import no_trace
+from lightning_cam.registry import METHODS, METRICS
 from lightning_cam.render.style import Style
-from lightning_cam.schedule import Moment, Schedule
-from lightning_cam.sinks.publish import publish
 from lightning_cam.targets import state
-from lightning_cam.trees import Callback, refuse_sharded
-from lightning_cam.undisturbed import undisturbed
+from lightning_cam.targets.target import find as find_target
+from lightning_cam.training.compat import Callback
+from lightning_cam.training.concept_tracker import ConceptTracker
+from lightning_cam.training.distributed import refuse_sharded
+from lightning_cam.training.history import History
+from lightning_cam.training.notices import Notices
+from lightning_cam.training.publisher import publish
+from lightning_cam.training.schedule import Moment, Schedule, baseline, now
 
 Spec = str | dict[str, Any] | Function[..., Any]
 
@@ -77,13 +83,13 @@ class CAMCallback(Callback):
         if not tag or tag != tag.strip("/"):
             raise ValueError(f"tag={tag!r}: expected a name such as 'cam', without a slash at its ends.")
         self.layers = [] if layer is None else list(layer) if isinstance(layer, list | tuple) else [layer]
-        self.fuse = fusions.find(fuse, self.layers)
+        self.fuse = find_fusion(fuse, self.layers)
         self.methods = [METHODS.find(one) for one in _listed(method)]
-        self.target, self._target = target, targets.find(target)
+        self.target, self._target = target, find_target(target)
         self.metrics = None if metrics is None else [METRICS.find(one) for one in _listed(metrics)]
         self.batch, self.style, self.schedule = Batch.of(batch), style, schedule
         self.output: Output = output
-        self.concepts = Followed(concepts)
+        self.concepts = ConceptTracker(concepts)
         self.tag = tag
         self._histories: dict[str, History] = {}
         self._batch: FixedBatch | None = None
@@ -102,45 +108,45 @@ class CAMCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Take the baseline, unless the run resumes one that has it."""
         if self.schedule.baseline and not self._histories:
-            self._try(trainer, pl_module, schedule.baseline(trainer, self.schedule))
+            self._try(trainer, pl_module, baseline(trainer, self.schedule))
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Look, unless this is the sanity check or another epoch's turn."""
         fitting = trainer.state.fn.name == "FITTING"
         if not trainer.sanity_checking and (not fitting or self.schedule.due(trainer)):
-            self._try(trainer, pl_module, schedule.now(trainer, self.schedule))
+            self._try(trainer, pl_module, now(trainer, self.schedule))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Look here if there is no validation at all."""
         if not trainer.enable_validation and self.schedule.due(trainer):
-            self._try(trainer, pl_module, schedule.now(trainer, self.schedule))
+            self._try(trainer, pl_module, now(trainer, self.schedule))
 
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Look at the test set."""
-        self._try(trainer, pl_module, schedule.now(trainer, self.schedule))
+        self._try(trainer, pl_module, now(trainer, self.schedule))
 
     # one look
 
     def _look(self, trainer: Any, module: Any, moment: Moment, folder: Path) -> dict[str, float]:
         context = trainer.precision_plugin.val_step_context
         scores: dict[str, float] = {}
-        with undisturbed(module), as_validation(trainer):
+        with no_trace(module), as_validation(trainer):
             batch = self._fixed_batch(trainer, module)
             names = self._layer_names(module, batch, context)
             alone = len(self.methods) == 1 and (len(names) == 1 or self.fuse is not None)
             with watch(module, names) as look_at:
                 target = self._target if moment.fitting else state.anew(self._target)
                 look = look_at(batch.images, target, batch.labels, batch.regions, output=self.output, context=context)
-                for one in fusions.heats(look, names, self.methods, self.fuse):
+                for one in heats(look, names, self.methods, self.fuse):
                     numbers = measure(one.heat, look, one.layer, self.metrics)
                     scores |= {name if alone else f"{one.tag}/{name}": value for name, value in numbers.items()}
                     history = self._histories.setdefault(one.tag, History()) if moment.fitting else History()
-                    album = Album(self.style, self.schedule.columns, history)
-                    subject = Subject(one.title, one.method, words.name_target(self.target))
+                    album = Album(self.style, history)
+                    subject = Subject(one.title, one.method, name_target(self.target))
                     pictures = draw(batch, look, one.heat, subject, moment, album)
                     self._publish(trainer, folder, {f"{one.tag}{end}": picture for end, picture in pictures.items()}, moment)
                 for name in names if self.concepts.count else ():
-                    picture = self.concepts.picture(look.seen(name), batch, self.style, moment)
+                    picture = self.concepts.picture(Seen(look, name), batch, self.style, moment)
                     self._publish(trainer, folder, {f"{name}/concepts": picture}, moment)
         return scores
 
@@ -153,7 +159,7 @@ class CAMCallback(Callback):
 
     def _fixed_batch(self, trainer: Any, module: Any) -> FixedBatch:
         if self._batch is None:
-            batch = fetch(trainer, module, self.batch)
+            batch = load_fixed_batch(trainer, module, self.batch)
             self._batch = batch = batch.first(2) if trainer.fast_dev_run else batch
             known = self.style.normalization or batch.normalization
             if known is None and render.looks_normalized(batch.images):
@@ -166,10 +172,10 @@ class CAMCallback(Callback):
     def _layer_names(self, module: Any, batch: FixedBatch, context: Function[[], Any]) -> list[str]:
         if not self._names:
             if self.layers:
-                self._names = [layers.find(module, layer) for layer in self.layers]
+                self._names = [find_layer(module, layer) for layer in self.layers]
             else:
                 with context():
-                    self._names = [default_layer.choose(module, batch.images, self.output)]
+                    self._names = [find_default_layer(module, batch.images, self.output)]
                 self._notices.say(f"watching the layer {self._names[0]!r}, found by itself")
         return self._names
 
@@ -231,7 +237,7 @@ class CAMCallback(Callback):
         return {**self.__dict__, "_target": None}  # what a target's name stands for cannot always be pickled
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"_target": targets.find(state["target"])}
+        self.__dict__ |= state | {"_target": find_target(state["target"])}
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of everything on the device."""

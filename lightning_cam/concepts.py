@@ -11,14 +11,17 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
-from lightning_cam import default_layer, labels, layers, render
-from lightning_cam import target as targets
-from lightning_cam.capture import watch
-from lightning_cam.output import Output
-from lightning_cam.render import concepts as drawing
+from lightning_cam import render
+from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.seen import Seen
+from lightning_cam.data.class_names import class_name
+from lightning_cam.figures.concept_sheet import Legend, concept_sheet
+from lightning_cam.model.default_layer import find_default_layer
+from lightning_cam.model.names import find_layer
+from lightning_cam.model.output import Output
+from lightning_cam.no_trace import no_trace
 from lightning_cam.render.style import Style
-from lightning_cam.seen import Seen
-from lightning_cam.undisturbed import undisturbed
+from lightning_cam.targets.target import find
 
 _EVERY = 10  # steps between two looks at the error, each of which waits for the device
 
@@ -78,13 +81,13 @@ class Concepts:
         under = f"deep feature factorization of {len(base)} images, {100 * (1 - self.error**2):.0f}% of the activation's energy"
         title = f"{len(self.vectors)} concepts at {self.layer}", f"{when} · {under}" if when else under
         names = names or [f"image {i}" for i in range(len(base))]
-        return drawing.concept_sheet(base, self.shares, drawing.Legend(names, legend, parts), title, style)
+        return concept_sheet(base, self.shares, Legend(names, legend, parts), title, style)
 
     def _best(self, classes: Mapping[int, str], most: int = 3) -> list[list[str]]:
         if self.scores is None:
             return [[] for _ in self.vectors]
         best = self.scores.topk(min(most, self.scores.shape[1]), dim=1).indices.tolist()
-        return [[labels.name(c, classes) for c in row] for row in best]
+        return [[class_name(c, classes) for c in row] for row in best]
 
 
 def factorize(
@@ -118,13 +121,13 @@ def factorize(
         >>> factorize(squeezenet1_0(), torch.rand(8, 3, 224, 224), concepts=5).maps.shape
         torch.Size([8, 5, 13, 13])
     """
-    with undisturbed(model):
+    with no_trace(model):
         weight = next(model.parameters(), None)
         images = images.to(images.device if weight is None else weight.device)
-        name = layers.find(model, layer) if layer is not None else default_layer.choose(model, images, output)
+        name = find_layer(model, layer) if layer is not None else find_default_layer(model, images, output)
         with watch(model, [name]) as look_at:
-            seen = look_at(images, targets.find(lambda logits, label: images.new_zeros(len(images)).float()), output=output)
-            return of(seen.seen(name), concepts, seed)
+            seen = look_at(images, find(lambda logits, label: images.new_zeros(len(images)).float()), output=output)
+            return of(Seen(seen, name), concepts, seed)
 
 
 def of(seen: Seen, concepts: int = 4, seed: int = 0, start: Float[Tensor, "k c"] | None = None) -> Concepts:

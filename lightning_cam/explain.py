@@ -9,15 +9,19 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
-from lightning_cam import default_layer, layers, render
-from lightning_cam import fuse as fusions
-from lightning_cam import target as targets
-from lightning_cam.capture import watch
-from lightning_cam.family import METHODS
-from lightning_cam.heat import extent, peak, scaled
-from lightning_cam.output import Output
+from lightning_cam import figures, render
+from lightning_cam.capture.hooks import watch
+from lightning_cam.heat import maximum, rescale, value_range
+from lightning_cam.methods.apply import heats
+from lightning_cam.methods.fusion import find as find_fusion
+from lightning_cam.model.default_layer import find_default_layer
+from lightning_cam.model.layout import spatial_dims
+from lightning_cam.model.names import find_layer
+from lightning_cam.model.output import Output
+from lightning_cam.no_trace import no_trace
+from lightning_cam.registry import METHODS
 from lightning_cam.render.style import Style
-from lightning_cam.undisturbed import undisturbed
+from lightning_cam.targets.target import find as find_target
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +59,7 @@ class Explanation:
         """The maps scaled to [0, 1] as the style says; ``run`` means the same as ``batch`` here."""
         style = style or Style()
         flat = self.heat.flatten(0, 1) if self._several else self.heat
-        return scaled(flat, *extent(flat, style.unit, style.scale), style.nothing).reshape(self.heat.shape)
+        return rescale(flat, *value_range(flat, style.norm, style.scale), style.neutral).reshape(self.heat.shape)
 
     def sheet(self, style: Style | None = None, names: Sequence[str] | None = None) -> UInt8[Tensor, "3 height width"]:
         """All of it as one picture: a card for each image and target, and the colour scale.
@@ -66,19 +70,19 @@ class Explanation:
         """
         style, t = style or Style(), self._targets
         heat = self.heat.flatten(0, 1) if self._several else self.heat
-        told = torch.stack([self.score.flatten().float(), peak(heat).float(), self._classes.flatten().float()], 1)
+        told = torch.stack([self.score.flatten().float(), maximum(heat).float(), self._classes.flatten().float()], 1)
         words = []
         for i, (score, strong, c) in enumerate(told.tolist()):
             name = self._names(names)[i // t]
             words.append(render.Caption(name if c < 0 else f"class {c:.0f} · {name}", f"score {score:.3g}, peak {strong:.3g}"))
         cards = self._present
-        base = render.ground(self.images, style.normalization).repeat_interleave(t, 0)[cards]
+        base = render.displayable(self.images, style.normalization).repeat_interleave(t, 0)[cards]
         unit = self.unit(style).reshape(heat.shape)[cards]
         count = "1 sample" if len(self.images) == 1 else f"{len(self.images)} samples"
         count += f", {t} targets each" if self._several else ""
         columns = t if self._several and len(cards) == len(words) else None
         title = f"{self.method} at {self.layer}", count
-        return render.sheet(base, unit, [words[i] for i in cards], title, style, columns)
+        return figures.sheet(base, unit, [words[i] for i in cards], title, style, columns)
 
     def save(self, folder: str | Path, names: Sequence[str] | None = None, style: Style | None = None) -> list[Path]:
         """Write ``<name>_<method>.jpg`` for each image, ``<name>_<method>_<class>.jpg`` for several targets."""
@@ -120,7 +124,7 @@ class Explanation:
         return names
 
     def _drawn(self, draw: Callable[..., Tensor], style: Style) -> Tensor:
-        base = render.ground(self.images, style.normalization).repeat_interleave(self._targets, 0)
+        base = render.displayable(self.images, style.normalization).repeat_interleave(self._targets, 0)
         return draw(base, self.unit(style).reshape(len(base), *self.heat.shape[2 if self._several else 1 :]), style)
 
 
@@ -155,24 +159,24 @@ def explain(
         >>> explain(resnet18(), torch.rand(2, 3, 224, 224)).heat.shape
         torch.Size([2, 7, 7])
     """
-    how, aimed = METHODS.find(method), targets.find(target)
+    how, aimed = METHODS.find(method), find_target(target)
     listed: list[Any] = list(layer) if isinstance(layer, list | tuple) else [] if layer is None else [layer]
-    fusion = fusions.find(fuse, listed)
+    fusion = find_fusion(fuse, listed)
     if len(listed) > 1 and fusion is None:
         raise ValueError(f"{len(listed)} layers give {len(listed)} maps: name one layer, or fuse='mean' to make one of them.")
-    sides = layers.sides(model)
+    sides = spatial_dims(model)
     shape = ("c l", "c h w", "c d h w")[sides - 1]
     if not isinstance(images, Tensor) or images.ndim not in (sides + 1, sides + 2):
         given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise ValueError(f"explain takes images [b {shape}] or one image [{shape}] as a tensor; got {given}.")
-    with undisturbed(model):
+    with no_trace(model):
         weight = next(model.parameters(), None)
         batch = images if images.ndim == sides + 2 else images[None]
         images = batch.to(batch.device if weight is None else weight.device)
-        names = [layers.find(model, one) for one in listed] or [default_layer.choose(model, images, output)]
+        names = [find_layer(model, one) for one in listed] or [find_default_layer(model, images, output)]
         with watch(model, names) as look_at:
             look = look_at(images, aimed, output=output)
-            (shown,) = fusions.heats(look, names, [how], fusion)
+            (shown,) = heats(look, names, [how], fusion)
     single = look.aim.single
     classes = look.aim.classes
     return Explanation(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-Unit = Literal["relu", "minmax", "signed"]
+Norm = Literal["positive", "minmax", "symmetric"]
 Scale = Literal["image", "batch", "run"]
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -26,20 +26,20 @@ def resize(heat: Float[Tensor, "..."], size: Sequence[int]) -> Float[Tensor, "..
     return resized.reshape(*heat.shape[:-sides], *size)
 
 
-def peak(heat: Float[Tensor, "n *m"]) -> Float[Tensor, "n"]:
+def maximum(heat: Float[Tensor, "n *m"]) -> Float[Tensor, "n"]:
     """The largest value of each raw map: its strength, in the units of the score."""
     return heat.flatten(1).amax(1)
 
 
-def extent(
+def value_range(
     heat: Float[Tensor, "n *m"],
-    unit: Unit,
+    norm: Norm,
     scale: Scale | float = "image",
     run: tuple[float, float] = (torch.inf, -torch.inf),
 ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
     """The raw values at the two ends of the colours, [n 1 ...] or [1 1 ...].
 
-    They are (0, maximum) for ``relu``, (minimum, maximum) for ``minmax``, (-m, m) for ``signed`` with m the largest absolute
+    They are (0, maximum) for ``positive``, (minimum, maximum) for ``minmax``, (-m, m) for ``symmetric`` with m the largest absolute
     value; over each map (``image``), over all given (``batch``), over these and the extremes of the run before (``run``), or
     of a number as the maximum or m. Absent maps, all NaN, do not count. Over each map, one of 4096 cells or more is taken
     without the hottest and the coldest hundredth, since single pixels far above all others would leave the rest dark.
@@ -47,7 +47,7 @@ def extent(
     ones = (1,) * (heat.ndim - 1)
     if not isinstance(scale, str):
         high = heat.new_full((1, *ones), scale)
-        return (-high if unit == "signed" else torch.zeros_like(high)), high
+        return (-high if norm == "symmetric" else torch.zeros_like(high)), high
     flat = heat.flatten(1)
     low, high = flat.amin(1), flat.amax(1)
     if scale == "image" and flat.shape[1] >= _FINE:
@@ -59,13 +59,13 @@ def extent(
     if scale == "run":
         low, high = low.clamp(max=run[0]), high.clamp(min=run[1])
     low, high = low.reshape(-1, *ones), high.reshape(-1, *ones)
-    if unit == "signed":
+    if norm == "symmetric":
         most = torch.maximum(-low, high)
         return -most, most
-    return (torch.zeros_like(low), high.clamp(min=0)) if unit == "relu" else (low, high)
+    return (torch.zeros_like(low), high.clamp(min=0)) if norm == "positive" else (low, high)
 
 
-def scaled(
+def rescale(
     heat: Float[Tensor, "n *m"], low: Float[Tensor, "..."], high: Float[Tensor, "..."], nothing: float = 0.0
 ) -> Float[Tensor, "n *m"]:
     """Map [low, high] linearly onto [0, 1], clipped; a map without extent, and NaN, become what stands for ``nothing``."""
@@ -74,6 +74,6 @@ def scaled(
     return inside.where(span > 0, nothing).nan_to_num(nothing).clamp(0, 1)
 
 
-def nothing(unit: Unit) -> float:
+def neutral(norm: Norm) -> float:
     """What stands for no evidence among values scaled to [0, 1]: the middle of a signed map, else 0."""
-    return 0.5 if unit == "signed" else 0.0
+    return 0.5 if norm == "symmetric" else 0.0

@@ -3,8 +3,8 @@
     python tests/equality.py write FILE      before a change that must change nothing
     python tests/equality.py compare FILE    after it
 
-Raw maps, scores, numbers and picture bytes: of every method on small inputs of nine nets in float64, and of a fit of three epochs
-with boxes under TensorBoard and files. Bits differ between machines, so nothing of it is kept in the repository.
+Raw maps, scores, numbers and picture bytes: of every method on small inputs of nine nets in float64, and of a fit of three
+epochs with boxes under TensorBoard and files. Bits differ between machines, so nothing of it is kept in the repository.
 """
 
 import sys
@@ -119,7 +119,9 @@ class Boxed(Dataset):
 class Fitted(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()
+        )
         self.drop, self.head = nn.Dropout(0.2), nn.Linear(8, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,8 +143,12 @@ def fits() -> Iterator[tuple[str, Any]]:
         L.seed_everything(3, verbose=False)
         batch, style = {"samples": 6, "regions": "box", "image": "image", "label": "label"}, Style(tile=64)
         callbacks = [
-            CAMCallback("body.3", ["grad_cam", "activation_mean"], target=["label", "predicted"], batch=batch, style=style, concepts=2),
-            CAMCallback(["body.0", "body.4"], fuse="mean", batch=batch, style=Style(tile=64, scale="run", **SIGNED), tag="fused"),
+            CAMCallback(
+                "body.3", ["grad_cam", "activation_mean"], target=["label", "predicted"], batch=batch, style=style, concepts=2
+            ),
+            CAMCallback(
+                ["body.0", "body.4"], fuse="mean", batch=batch, style=Style(tile=64, scale="run", **SIGNED), tag="fused"
+            ),
             CAMCallback(["body.0", "body.4"], "layer_cam", batch=batch, style=style, tag="several", metrics=["energy_inside"]),
             CAMCallback(batch=batch, style=style, tag="default", schedule=Schedule(step="epoch")),
         ]
@@ -188,7 +194,9 @@ def main() -> None:
         torch.save(now, file)
         sys.exit(print(f"{len(now)} values written to {file}"))
     before = torch.load(file, weights_only=False)
-    differ = [name for name in [*before, *(new for new in now if new not in before)] if not same(before.get(name), now.get(name))]
+    differ = [
+        name for name in [*before, *(new for new in now if new not in before)] if not same(before.get(name), now.get(name))
+    ]
     print("\n".join(differ))
     sys.exit(print(f"{len(before)} values, {len(differ)} differ") or bool(differ))
 

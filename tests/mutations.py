@@ -17,10 +17,12 @@ class Mutation:
     tests: str
 
 
-GRAD, PERTURB, WRAP, ATT = "methods/gradient.py", "methods/perturbation.py", "methods/wrap.py", "methods/attention.py"
-EIGEN, MASK, FULL, PATH, PLUS = (f"methods/{name}.py" for name in ("eigen", "masking", "full", "path", "plus_plus"))
-SCORES, CHOICE, DENSE, BOXES, REFERENCE = (f"targets/{name}.py" for name in ("scores", "choice", "dense", "boxes", "reference"))
-INSIDE, HOOK = "metrics/localization.py", "modules[layers.split(name)[0]].register_forward_hook(run.hook(name))"
+GRAD, PERTURB, WRAP, ATT = "methods/gradient.py", "methods/perturbation.py", "methods/wrappers.py", "methods/attention.py"
+EIGEN, MASK, FULL, PATH, PLUS = (f"methods/{name}.py" for name in ("eigen", "masking", "backprop", "path", "gradient"))
+SCORES, CHOICE, DENSE, BOXES, REFERENCE = (
+    f"targets/{name}.py" for name in ("scores", "classes", "segmentation", "detection", "embedding")
+)
+INSIDE, HOOK = "metrics/localization.py", "modules[split_call(name)[0]].register_forward_hook(run.hook(name))"
 
 METHODS = [
     Mutation("activation_mean without its ReLU", "methods/activation.py", "a.relu().mean(1)", "a.mean(1)", "methods -k activation_mean"),
@@ -43,15 +45,15 @@ METHODS = [
     Mutation("eigen_grad_cam without the gradient", EIGEN, "x = seen.gradient * seen.activation", "x = seen.activation", "methods_gradient -k eigen_grad"),
     Mutation("seg_eigen_cam: the signed gradient", EIGEN, "seen.gradient.abs() * seen.activation", "seen.gradient * seen.activation", "methods_gradient -k seg_eigen"),
     Mutation("seg_eigen_cam: its sign left to chance", EIGEN, "_signed(heat, strongest.reshape_as(heat))", "heat", "methods_gradient -k seg_eigen"),
-    Mutation("sess: windows not weighed", "methods/sliding.py", " * _confidence(window)[:, None, None]", "", "methods_sliding"),
-    Mutation("sess: a mean over all windows", "methods/sliding.py", "shown + (placed > 0)", "shown + 1", "methods_sliding"),
+    Mutation("sess: windows not weighed", WRAP, " * _confidence(window)[:, None, None]", "", "methods_sliding"),
+    Mutation("sess: a mean over all windows", WRAP, "shown + (placed > 0)", "shown + 1", "methods_sliding"),
     Mutation("signs of components left to chance", EIGEN, "torch.where(against.reshape(-1, *[1] * (heat.ndim - 1)), -heat, heat)", "heat", "methods_signed methods_gradient -k sign or eigen"),
     Mutation("kpca_cam: kernel not centred", EIGEN, "_first(k - k.mean(1, keepdim=True) - k.mean(2, keepdim=True) + k.mean((1, 2), keepdim=True))", "_first(k)", "methods_gradient -k kpca"),
     Mutation("fem: one standard deviation", EIGEN, "sigmas: float = 2.0", "sigmas: float = 1.0", "methods_gradient -k fem"),
-    Mutation("shapley_cam: the whole curvature", "methods/second_order.py", "_bend(seen) / 2", "_bend(seen)", "methods_gradient -k shapley"),
+    Mutation("shapley_cam: the whole curvature", GRAD, "_bend(seen) / 2", "_bend(seen)", "methods_gradient -k shapley"),
     Mutation("full_grad without the biases", FULL, "    for term in of_biases:", "    for term in []:", "methods_gradient methods_full -k full"),
     Mutation("full_grad: batch norm's bias without its mean", FULL, "shift: Tensor = -at_least_float(mean) /", "shift: Tensor = 0 * at_least_float(mean) /", "methods_full -k sum_to_the_score"),
-    Mutation("guided_grad_cam not guided", "methods/guided.py", "gradient.clamp(min=0)", "gradient", "methods_gradient -k guided"),
+    Mutation("guided_grad_cam not guided", FULL, "gradient.clamp(min=0)", "gradient", "methods_gradient -k guided"),
     Mutation("integrated_grad_cam: the image's gradient alone", PATH, "torch.lerp(start, seen.image, t)", "seen.image", "methods_gradient -k integrated_grad_cam"),
     Mutation("integrated_gradients: end points for midpoints", PATH, "(i + 0.5) / steps", "(i + 1) / steps", "methods_gradient -k integrated_gradients"),
     Mutation("score_cam: sigmoid for softmax", MASK, "scores.softmax(1)", "scores.sigmoid()", "methods_perturbation -k score_cam"),
@@ -62,7 +64,7 @@ METHODS = [
     Mutation("ablation_cam: sign of the score", PERTURB, "size = score.abs()", "size = score", "methods_perturbation -k ablation"),
     Mutation("recipro_cam: a place's neighbours stay", PERTURB, ".where((at >= 0) & (at < len(kernel)), 0)", "", "methods_perturbation -k recipro"),
     Mutation("recipro_cam: nothing taken off", PERTURB, "(alone - empty[:, None])", "alone", "methods_perturbation -k recipro"),
-    Mutation("random_cam: global randomness", "methods/random.py", "torch.rand(a.shape[2:], generator=generator, dtype", "torch.rand(a.shape[2:], dtype", "methods_perturbation -k random"),
+    Mutation("random_cam: global randomness", "methods/activation.py", "torch.rand(a.shape[2:], generator=generator, dtype", "torch.rand(a.shape[2:], dtype", "methods_perturbation -k random"),
     Mutation("smooth: noise of another scale", WRAP, "deviation = sigma * (flat.amax(1) - flat.amin(1))", "deviation = sigma * flat.std(1)", "methods_wrap -k smooth"),
     Mutation("flip_average: not mirrored back", WRAP, "mirrored.flip(-1)) / 2", "mirrored) / 2", "methods_wrap -k flip"),
     Mutation("smooth_grad_cam_pp: the mean's square for the squares' mean", WRAP, "alpha = (d2 / below", "alpha = (d1**2 / below", "methods_wrap -k smooth_grad"),
@@ -78,7 +80,7 @@ TARGETS = [
     Mutation("runner_up: the first", CHOICE, ".indices[:, 1]", ".indices[:, 0]", "targets -k runner"),
     Mutation("top_k: the least likely", CHOICE, "logits.shape[1]), dim=1).indices", "logits.shape[1]), dim=1, largest=False).indices", "explain targets"),
     Mutation("positives: absent ones explained", CHOICE, "first.masked_fill(~set_.gather(1, first), -1)", "first", "targets -k positive or absent"),
-    Mutation("softmax for the logit", "logits.py", "score = logits.gather(1,", "score = logits.softmax(1).gather(1,", "methods -k reference"),
+    Mutation("softmax for the logit", "targets/logits.py", "score = logits.gather(1,", "score = logits.softmax(1).gather(1,", "methods -k reference"),
     Mutation("log_probability: the probability", SCORES, "lambda z: z.log_softmax(1)", "lambda z: z.softmax(1)", "targets -k log_prob"),
     Mutation("softmax_probability: its logarithm", SCORES, "lambda z: z.softmax(1)", "lambda z: z.log_softmax(1)", "targets -k probability"),
     Mutation("counterfactual: for the class", SCORES, "torch.neg)", "torch.clone)", "targets -k counterfactual"),
@@ -92,41 +94,41 @@ TARGETS = [
     Mutation("detection: without the overlap", BOXES, "match = (one[\"scores\"] + overlap)", "match = one[\"scores\"]", "targets -k box"),
     Mutation("similarity: the reference moves", REFERENCE, "if self.reference is None:", "if not self.given:", "targets -k frozen"),
     Mutation("projection: not by the reference's length", REFERENCE, "torch.nn.functional.normalize(r, dim=1)", "r", "targets -k reference"),
-    Mutation("a choice moves when an image is changed", "target.py", "same = replace(", "same = ask(target, other, rows(label), lambda: None) or replace(", "targets -k kept"),
+    Mutation("a choice moves when an image is changed", "targets/target.py", "same = replace(", "same = ask(target, other, rows(label), lambda: None) or replace(", "targets -k kept"),
 ]  # fmt: skip
 
 ENGINE = [
-    Mutation("train-mode batch norm", "undisturbed.py", "module.training = False", "pass", "methods -k batch_norm"),
-    Mutation("detached copy before an in-place ReLU", "capture.py", "Kept(handed, ", "Kept(output, ", "methods -k in_place"),
-    Mutation("leaf without clone", "capture.py", "handed: Tensor = output.clone()", "handed: Tensor = output", "methods -k in_place"),
+    Mutation("train-mode batch norm", "no_trace.py", "module.training = False", "pass", "methods -k batch_norm"),
+    Mutation("detached copy before an in-place ReLU", "capture/hooks.py", "LayerOutput(handed, ", "LayerOutput(output, ", "methods -k in_place"),
+    Mutation("leaf without clone", "capture/hooks.py", "handed: Tensor = output.clone()", "handed: Tensor = output", "methods -k in_place"),
     Mutation("a place of the picture mirrored", WRAP, "if seen.look.aim.placed:", "if False:", "detection -k moves"),
-    Mutation("a detector given one image for many changes", "capture.py", "if activation is not None and is_detections(look.output):", "if False:", "detection -k one_by_one"),
-    Mutation("the coarsest map is the last", "default_layer.py", "fewest = min(cells.values()", "fewest = max(cells.values()", "families -k u_net"),
-    Mutation("the backbone's pyramid passed over", "default_layer.py", "before = [i for i in backbone if i < min(trace.pyramids, default=len(trace.calls))]", "before = backbone", "families -k detector"),
+    Mutation("a detector given one image for many changes", "capture/hooks.py", "if activation is not None and is_detections(look.output):", "if False:", "detection -k one_by_one"),
+    Mutation("the coarsest map is the last", "model/default_layer.py", "fewest = min(cells.values()", "fewest = max(cells.values()", "families -k u_net"),
+    Mutation("the backbone's pyramid passed over", "model/default_layer.py", "before = [i for i in backbone if i < min(trace.pyramids, default=len(trace.calls))]", "before = backbone", "families -k detector"),
     Mutation("concepts: a start forgotten", "concepts.py", "    if start is not None:\n        h = start", "    if False:\n        h = start", "concepts -k start"),
-    Mutation("hooks left behind", "capture.py", f"undo.callback({HOOK}.remove)", HOOK, "explain"),
-    Mutation("randomness left moved", "undisturbed.py", "torch.set_rng_state(cpu)", "pass", "no_trace"),
-    Mutation("randomness left moved after an error", "undisturbed.py", "        yield\n    finally:\n        random.setstate(python)", "        yield\n    except Exception:\n        raise\n    else:\n        random.setstate(python)", "faults explain no_trace"),
-    Mutation("modes left changed", "undisturbed.py", "module.training = flag", "pass", "explain no_trace"),
-    Mutation("backward for grad", "seen.py", "    found = torch.autograd.grad(total, inputs, retain_graph=True, create_graph=create_graph, allow_unused=True)",
+    Mutation("hooks left behind", "capture/hooks.py", f"undo.callback({HOOK}.remove)", HOOK, "explain"),
+    Mutation("randomness left moved", "no_trace.py", "torch.set_rng_state(cpu)", "pass", "no_trace"),
+    Mutation("randomness left moved after an error", "no_trace.py", "        yield\n    finally:\n        random.setstate(python)", "        yield\n    except Exception:\n        raise\n    else:\n        random.setstate(python)", "faults explain no_trace"),
+    Mutation("modes left changed", "no_trace.py", "module.training = flag", "pass", "explain no_trace"),
+    Mutation("backward for grad", "capture/gradient.py", "    found = torch.autograd.grad(total, inputs, retain_graph=True, create_graph=create_graph, allow_unused=True)",
              "    total.backward(retain_graph=True, create_graph=True)\n    found = torch.autograd.grad(total, inputs, retain_graph=True, create_graph=create_graph, allow_unused=True)", "explain no_trace"),
-    Mutation("prefix token taken for a patch", "layout.py", "moved[:, :, self.prefix :]", "moved[:, :, : moved.shape[2] - self.prefix]", "families -k patches"),
-    Mutation("tokens on a turned grid", "layout.py", "found.append((u, (n - prefix) // u))", "found.append(((n - prefix) // u, u))", "families -k aspect"),
-    Mutation("channels last read as first", "layout.py", "channels_last = _skew(sides, first) > _SKEW >= _skew(sides, last) and math.prod(last) > 1", "channels_last = False", "families -k swin or convnext"),
-    Mutation("the default layer is the last, whatever it feeds", "default_layer.py", "return gradient is not None and bool(layout.to_map(gradient).any())", "return True", "families -k patches"),
-    Mutation("loader position for dataset index", "fetch.py", "raw = _collate(loader)([data[i] for i in indices])", "raw = next(iter(loader))", "batch"),
-    Mutation("maps of several layers scaled after fusing", "fuse.py", "shares = large / peak.where(peak > 0, 1)", "shares = large", "fuse"),
-    Mutation("fusion mean: sum", "fuse.py", "return shares.mean(0)", "return shares.sum(0)", "fuse"),
-    Mutation("fusion max: min", "fuse.py", "return shares.amax(0)", "return shares.amin(0)", "fuse"),
-    Mutation("fusion tanh_max: weak evidence not lifted", "fuse.py", "torch.tanh(gamma * shares)", "torch.tanh(shares)", "fuse"),
-    Mutation("fusion product: sum", "fuse.py", "return shares.prod(0)", "return shares.sum(0)", "fuse"),
+    Mutation("prefix token taken for a patch", "model/layout.py", "moved[:, :, self.prefix :]", "moved[:, :, : moved.shape[2] - self.prefix]", "families -k patches"),
+    Mutation("tokens on a turned grid", "model/layout.py", "found.append((u, (n - prefix) // u))", "found.append(((n - prefix) // u, u))", "families -k aspect"),
+    Mutation("channels last read as first", "model/layout.py", "channels_last = _skew(sides, first) > _SKEW >= _skew(sides, last) and math.prod(last) > 1", "channels_last = False", "families -k swin or convnext"),
+    Mutation("the default layer is the last, whatever it feeds", "model/default_layer.py", "return gradient is not None and bool(layout.to_map(gradient).any())", "return True", "families -k patches"),
+    Mutation("loader position for dataset index", "data/loader.py", "raw = _collate(loader)([data[i] for i in indices])", "raw = next(iter(loader))", "batch"),
+    Mutation("maps of several layers scaled after fusing", "methods/fusion.py", "shares = large / peak.where(peak > 0, 1)", "shares = large", "fuse"),
+    Mutation("fusion mean: sum", "methods/fusion.py", "return shares.mean(0)", "return shares.sum(0)", "fuse"),
+    Mutation("fusion max: min", "methods/fusion.py", "return shares.amax(0)", "return shares.amin(0)", "fuse"),
+    Mutation("fusion tanh_max: weak evidence not lifted", "methods/fusion.py", "torch.tanh(gamma * shares)", "torch.tanh(shares)", "fuse"),
+    Mutation("fusion product: sum", "methods/fusion.py", "return shares.prod(0)", "return shares.sum(0)", "fuse"),
     Mutation("concepts: the activation not rectified", "concepts.py", "a = seen.activation.relu()", "a = seen.activation.abs()", "concepts"),
     Mutation("concepts: weakest first", "concepts.py", "argsort(descending=True, stable=True)\n    return w", "argsort(stable=True)\n    return w", "concepts"),
 ]  # fmt: skip
 
 SHOWN = [
-    Mutation("swap height and width of boxes", "region.py", "x0, y0, x1, y1 =", "y0, x0, y1, x1 =", "metrics"),
-    Mutation("inclusive box ends", "region.py", "(x < x1)", "(x < x1 + 1)", "metrics"),
+    Mutation("swap height and width of boxes", "data/regions.py", "x0, y0, x1, y1 =", "y0, x0, y1, x1 =", "metrics"),
+    Mutation("inclusive box ends", "data/regions.py", "(x < x1)", "(x < x1 + 1)", "metrics"),
     Mutation("energy_inside of the signed map", INSIDE, "heat.relu()", "heat", "metrics"),
     Mutation("energy_inside: NaN counted as nothing inside", INSIDE, "share.isfinite(), torch.nan)", "share.isfinite(), 0)", "metrics"),
     Mutation("swap height and width", "render/overlay.py", "return resize(unit, size)", "return resize(unit, size[::-1])", "render"),
@@ -134,13 +136,13 @@ SHOWN = [
     Mutation("nearest for bilinear", "heat.py", "mode=_LINEAR[sides], align_corners=False", 'mode="nearest"', "render"),
     Mutation("BGR for RGB", "render/colormap.py", "bgr[:, 0, ::-1]", "bgr[:, 0, :]", "render"),
     Mutation("colour table reversed", "render/colormap.py", "np.arange(256, dtype", "np.arange(255, -1, -1, dtype", "render"),
-    Mutation("wrong order in the grid", "render/sheet.py", "reshape(rows, columns, ", "reshape(columns, rows, ", "render"),
-    Mutation("filmstrip: samples for moments", "render/filmstrip.py", ".permute(2, 1, 3, 0, 4)", ".permute(2, 0, 3, 1, 4)", "render"),
-    Mutation("filmstrip: an epoch too many", "schedule.py", "trainer.fit_loop.batch_idx + 1", "trainer.fit_loop.batch_idx + 1 + total", "lightning history"),
-    Mutation("caption: a sample late", "words.py", "_caption(batch, batch.names[i // t] if", "_caption(batch, batch.names[i // t - 1] if", "lightning batch volumes"),
-    Mutation("step off by one", "schedule.py", "return int(stepped) - (1 if trainer.training else 0)", "return int(stepped) + 1", "lightning"),
+    Mutation("wrong order in the grid", "figures/sheet.py", "reshape(rows, columns, ", "reshape(columns, rows, ", "render"),
+    Mutation("filmstrip: samples for moments", "figures/filmstrip.py", ".permute(2, 1, 3, 0, 4)", ".permute(2, 0, 3, 1, 4)", "render"),
+    Mutation("filmstrip: an epoch too many", "training/schedule.py", "trainer.fit_loop.batch_idx + 1", "trainer.fit_loop.batch_idx + 1 + total", "lightning history"),
+    Mutation("caption: a sample late", "figures/captions.py", "_caption(batch, batch.names[i // t] if", "_caption(batch, batch.names[i // t - 1] if", "lightning batch volumes"),
+    Mutation("step off by one", "training/schedule.py", "return int(stepped) - (1 if trainer.training else 0)", "return int(stepped) + 1", "lightning"),
     Mutation("signed maps not centred at zero", "heat.py", "return -most, most", "return low, high", "render"),
-    Mutation("an absent target drawn as zeros", "methods/maps.py", "if look.aim.absent is not None:", "if False:", "targets volumes"),
+    Mutation("an absent target drawn as zeros", "methods/apply.py", "if look.aim.absent is not None:", "if False:", "targets volumes"),
 ]  # fmt: skip
 
 MUTATIONS = [*METHODS, *TARGETS, *ENGINE, *SHOWN]

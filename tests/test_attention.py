@@ -10,9 +10,10 @@ from torchvision.models import VisionTransformer
 from vits import TwoTowers, ViT, photos
 
 from lightning_cam import explain
-from lightning_cam.capture import watch
+from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.seen import Seen
 from lightning_cam.methods.attention import rollout
-from lightning_cam.target import find
+from lightning_cam.targets.target import find
 
 CLASSES = [2, 0, 3]
 REFERENCES = {f.__name__: f for f in (attention_rollout, attention_relevance, le_grad)}
@@ -54,7 +55,7 @@ def test_grad_eclip_equals_its_reference(prefix, seed):
 
 def look(net, x, target=0, layer="blocks.0"):
     with watch(net, [layer]) as look_at:
-        seen = look_at(x, find(target)).seen(layer)
+        seen = Seen(look_at(x, find(target)), layer)
         seen.attention  # noqa: B018  # read while the layers are watched
         return seen
 
@@ -259,7 +260,7 @@ def test_fused_and_written_out_agree(method, options):
 
 @pytest.mark.parametrize("mask", [None, "bool", "float", "causal"])
 def test_attention_written_out_is_torchs_own(mask):
-    from lightning_cam.written_out import Recorder
+    from lightning_cam.capture.attention_recorder import AttentionRecorder
 
     q, k, v = (torch.randn(2, h, 6, 4, dtype=torch.float64) for h in (4, 2, 2))
     options = {
@@ -271,7 +272,7 @@ def test_attention_written_out_is_torchs_own(mask):
         options["bool"]["attn_mask"].fill_diagonal_(True)
     given = dict(scale=0.3, enable_gqa=True, **options.get(mask, {}))
     expected = F.scaled_dot_product_attention(q, k, v, **given)
-    with Recorder(2, {}).running():
+    with AttentionRecorder(2, {}).running():
         close(F.scaled_dot_product_attention(q, k, v, **given), expected, 1e-12)
 
 

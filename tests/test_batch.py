@@ -19,9 +19,10 @@ from torchvision.transforms import v2
 
 import lightning_cam
 from lightning_cam import Batch, CAMCallback, Schedule
-from lightning_cam.batch import read
-from lightning_cam.dataset import normalization_of
-from lightning_cam.region import to_mask
+from lightning_cam.data.collated import read_batch
+from lightning_cam.data.dataset import normalization_of
+from lightning_cam.data.regions import to_mask
+from lightning_cam.render.style import Style
 
 pytestmark = STRICT
 
@@ -305,7 +306,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_batch_is_read_from_a(form):
     batch, how = FORMS[form]
-    found = read(batch, how)
+    found = read_batch(batch, how)
     assert torch.equal(found.images, IMAGES) and len(found) == 4
     if form in ("bare tensor", "dict with words for labels"):
         assert found.labels is None
@@ -314,7 +315,7 @@ def test_a_batch_is_read_from_a(form):
 
 
 def test_grey_images_without_a_channel_axis_are_read_when_named():
-    assert read({"scan": IMAGES[:, 0]}, Batch(image="scan")).images.shape == (4, 1, SIDE, SIDE)
+    assert read_batch({"scan": IMAGES[:, 0]}, Batch(image="scan")).images.shape == (4, 1, SIDE, SIDE)
 
 
 @pytest.mark.parametrize("given", [IMAGES, (IMAGES, LABELS), {"image": IMAGES, "label": LABELS}, [IMAGES, LABELS]])
@@ -556,7 +557,7 @@ CONSTRUCTION = {
     ),
     "a count a class": (lambda: Batch(per_class=0), r"per_class=0.*at least 1"),
     "every n epochs": (lambda: Schedule(every_n_epochs=0), r"every_n_epochs=0.*at least 1"),
-    "columns": (lambda: Schedule(columns=1), r"columns=1.*at least 2"),
+    "filmstrip_columns": (lambda: Style(filmstrip_columns=1), r"filmstrip_columns=1.*at least 2"),
 }
 
 

@@ -12,8 +12,10 @@ import pytest
 import torchvision
 from PIL import Image
 
-from lightning_cam import cli, explain, figure, render
-from lightning_cam.photo import Preparation, opened
+from lightning_cam import explain, render
+from lightning_cam.cli.figure import SIDE
+from lightning_cam.cli.image_file import Preparation, open_image
+from lightning_cam.cli.main import main
 from lightning_cam.render.style import Style
 
 
@@ -33,7 +35,7 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def run(here, capfd):
     def run(*words):
-        code = cli.main(list(words))
+        code = main(list(words))
         out, err = capfd.readouterr()
         return code, out, err
 
@@ -44,7 +46,7 @@ USUAL = ("--image", "cat.png", "--model", "my_nets.Net", "--size", "64")
 
 
 def seen(target="predicted", method="grad_cam"):
-    images = Preparation(73, 64).tensor(opened("cat.png"))
+    images = Preparation(73, 64).tensor(open_image("cat.png"))
     return explain(sys.modules["my_nets"].Net(), images, target=target, method=method)
 
 
@@ -80,9 +82,9 @@ def test_the_three_pictures_are_the_map_the_overlay_and_both(run, here):
     assert out.splitlines()[-3:] == [f"a/b/cat_cam{suffix}.png" for suffix in ("_heat", "", "_figure")]
     heat, overlay, both = (cv2.imread(path)[..., ::-1] for path in out.splitlines()[-3:])
     style, look = Style(colormap="jet"), seen(1, "cam")
-    unit, side = look.unit(style), figure.SIDE
-    assert np.array_equal(heat, render.to_host(figure.heat(unit, style)))
-    view = Preparation(73, 64).view(opened("cat.png"), side)
+    unit, side = look.unit(style), SIDE
+    assert np.array_equal(heat, render.to_host(heat(unit, style)))
+    view = Preparation(73, 64).view(open_image("cat.png"), side)
     blended = render.to_host(render.blend(view, render.shown(unit, (side, side)), style)[0])
     changed = (overlay != blended).any(-1)
     assert changed.any() and not changed[: side * 7 // 8].any() and not changed[:, side // 2 :].any()  # the words alone
@@ -223,7 +225,7 @@ def test_help_tells_what_it_does(capsys):
         (("layers", "--help"), "--size"),
     ):
         with pytest.raises(SystemExit) as end:
-            cli.main(list(words))
+            main(list(words))
         assert end.value.code == 0 and told in capsys.readouterr().out
 
 

@@ -12,7 +12,7 @@ from zoo import conv_head, flatten_linear, gap_linear, images
 
 from lightning_cam import CAMCallback, Style
 from lightning_cam.concepts import factorize, nmf
-from lightning_cam.render import concepts as drawing
+from lightning_cam.figures.concept_sheet import coloured, letter, palette
 
 
 def parts(n=60, k=3, c=12, seed=0):
@@ -140,21 +140,19 @@ def test_shares_are_comparable_between_images():
 
 
 def test_a_picture_shows_every_concept_in_its_own_colour():
-    k, colours = 4, drawing.palette(4)
+    k, colours = 4, palette(4)
     shares = torch.zeros(1, k, 2, 2)
     shares[0, range(k), [0, 0, 1, 1], [0, 1, 0, 1]] = 1
-    drawn = drawing.coloured(torch.full((1, 3, 40, 40), 255, dtype=torch.uint8), shares)
+    drawn = coloured(torch.full((1, 3, 40, 40), 255, dtype=torch.uint8), shares)
     for j, (y, x) in enumerate([(2, 2), (2, 37), (37, 2), (37, 37)]):
         assert (drawn[0, :, y, x].float() - (0.92 * colours[j].float() + 0.08 * 255)).abs().max() <= 1
-    assert (
-        drawing.coloured(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 2, 2, 2)) == 64
-    ).all()  # no concept: grey
+    assert (coloured(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 2, 2, 2)) == 64).all()  # no concept: grey
 
 
 @pytest.mark.parametrize("k", [1, 5, 9, 28])
 def test_colours_and_letters_are_distinct(k):
-    assert len({tuple(c) for c in drawing.palette(k).tolist()}) == k
-    assert len({drawing.letter(j) for j in range(k)}) == k
+    assert len({tuple(c) for c in palette(k).tolist()}) == k
+    assert len({letter(j) for j in range(k)}) == k
 
 
 def test_the_picture_fits_any_number_of_concepts_and_images():

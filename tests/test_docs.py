@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightning_cam import methods
-from lightning_cam.family import METHODS
+from lightning_cam.registry import METHODS
 
 ROOT = Path(__file__).parent.parent
 ROWS = [

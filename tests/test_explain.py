@@ -12,10 +12,11 @@ from torchvision import models
 from zoo import conv_head, gap_linear, images
 
 from lightning_cam import Style, explain, methods
-from lightning_cam.capture import watch
-from lightning_cam.family import Family
+from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.seen import Seen
 from lightning_cam.methods import grad_cam
-from lightning_cam.target import find
+from lightning_cam.registry import Registry
+from lightning_cam.targets.target import find
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_several_layers_share_one_look_also_on_parallel_branches():
     names = ["left.features.0", "left.features", "right.features"]
     with watch(net, names) as look_at:
         look = look_at(x, find(2))
-        together = [grad_cam(look.seen(name)) for name in names]
+        together = [grad_cam(Seen(look, name)) for name in names]
     for name, heat in zip(names, together, strict=True):
         assert torch.allclose(heat, explain(net, x, layer=name, target=2).heat, rtol=1e-12, atol=0)
 
@@ -268,7 +269,7 @@ def test_saved_files_carry_the_names_given(tmp_path):
 
 
 def test_a_family_names_its_members_and_takes_new_ones():
-    family = Family("method")
+    family = Registry("method")
 
     @family.register
     def mine(seen, *, power: float = 1.0):

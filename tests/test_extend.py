@@ -9,8 +9,8 @@ from lightning.pytorch.loggers import Logger
 from nets import STRICT, cam, fit
 
 from lightning_cam import methods, metrics
-from lightning_cam.family import METHODS, METRICS, TARGETS
-from lightning_cam.sinks import family as sinks
+from lightning_cam.registry import METHODS, METRICS, TARGETS
+from lightning_cam.sinks.registry import _KNOWN, find, names
 
 pytestmark = STRICT
 
@@ -83,7 +83,7 @@ class Diary(Logger):
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     """Writes a module, imports it by its name if asked to, and forgets it and what it taught afterwards."""
-    families = [METHODS._known, METRICS._known, TARGETS._known, sinks._KNOWN]
+    families = [METHODS._known, METRICS._known, TARGETS._known, _KNOWN]
     before, names = [dict(known) for known in families], []
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -150,4 +150,4 @@ def test_a_sink_serves_loggers_derived_from_the_one_it_names(module):
     class Better(Diary):
         pass
 
-    assert sinks.find(Better()).__name__ == "diary" and "Diary" in sinks.names()
+    assert find(Better()).__name__ == "diary" and "Diary" in names()

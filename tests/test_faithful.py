@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from test_real import DATA, cropped, nets, picture, table  # noqa: F401 - fixtures
 
 from lightning_cam import explain, methods
-from lightning_cam.family import METHODS
 from lightning_cam.heat import resize
+from lightning_cam.registry import METHODS
 
 pytestmark = pytest.mark.skipif(
     not DATA.is_dir(), reason=f"no real photographs and weights at {DATA}; LIGHTNING_CAM_DATA names another place"

@@ -13,6 +13,7 @@ from nets import STRICT, Net, Recorder, cam, fit, loader
 from traces import Trace, differences, model_state, modes, random_states, traced
 
 from lightning_cam import Schedule, metrics
+from lightning_cam.render.text import _strip
 
 pytestmark = STRICT
 
@@ -200,7 +201,7 @@ class Numbers(Tracker):
 def by_log_image(monkeypatch):
     """Serve the trackers above by their own class name."""
     from lightning_cam.sinks import log_image
-    from lightning_cam.sinks.family import _KNOWN
+    from lightning_cam.sinks.registry import _KNOWN
 
     monkeypatch.setitem(_KNOWN, "Tracker", log_image)
 
@@ -317,12 +318,12 @@ def test_a_batch_of_one_works(tmp_path):
 
 def growth(folder, callback, looks=(10, 30)):
     """How many more tensors live after the second of two looks than after the first."""
-    from lightning_cam.render import caption
+    pass
 
     def live(run, model):
         if run.current_epoch + 1 not in looks:
             return None
-        caption._strip.cache_clear()  # set type, of bounded number
+        _strip.cache_clear()  # set type, of bounded number
         gc.collect()
         return sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
 
@@ -348,7 +349,7 @@ def test_the_check_of_memory_catches_maps_that_are_kept(tmp_path):
 
 
 def test_a_history_keeps_at_most_64_looks_the_first_and_the_last_among_them():
-    from lightning_cam.history import History
+    from lightning_cam.training.history import History
 
     history = History()
     for i in range(300):

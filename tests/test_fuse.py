@@ -9,8 +9,9 @@ from reference_perturbation import enlarged
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from zoo import gap_linear, images
 
-from lightning_cam import explain, fuse
-from lightning_cam.family import Family
+from lightning_cam import explain
+from lightning_cam.methods.fusion import FUSIONS, fused, names, product
+from lightning_cam.registry import Registry
 
 LAYERS = ["features.1", "features"]
 FINE = torch.tensor([[[[4.0, 0.0], [2.0, -8.0]]]])  # shares 1 0 / 0.5 0
@@ -29,17 +30,17 @@ OTHER = torch.tensor([[[[0.5, 1.0], [-1.0, 0.0]]]])  # shares 0.5 1 / 0 0
     ],
 )
 def test_fusions_have_exact_values(fusion, expected):
-    found = fuse.fused([FINE, OTHER], fuse.FUSIONS.find(fusion))
+    found = fused([FINE, OTHER], FUSIONS.find(fusion))
     assert torch.allclose(found, torch.tensor([[expected]]), rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("fusion", fuse.names())
+@pytest.mark.parametrize("fusion", names())
 def test_fusion_does_not_depend_on_the_layers_units_or_order(fusion):
     a, b = torch.randn(3, 2, 4, 5, dtype=torch.float64), torch.randn(3, 2, 2, 3, dtype=torch.float64)
-    how = fuse.FUSIONS.find(fusion)
-    found = fuse.fused([a, b], how)
+    how = FUSIONS.find(fusion)
+    found = fused([a, b], how)
     assert found.shape == a.shape
-    assert torch.allclose(fuse.fused([1000 * b, a / 512], how), found, rtol=1e-14, atol=0)
+    assert torch.allclose(fused([1000 * b, a / 512], how), found, rtol=1e-14, atol=0)
     assert found.min() >= 0
     assert found.max() <= 1
 
@@ -48,13 +49,13 @@ def test_maps_are_resized_to_the_finest_before_they_are_scaled():
     small = torch.randn(1, 1, 2, 3, dtype=torch.float64)
     flat = torch.zeros(1, 1, 8, 9, dtype=torch.float64)
     large = enlarged(small[0, 0], 8, 9).clamp(min=0)
-    found = fuse.fused([small, flat], fuse.FUSIONS.find("max"))[0, 0]
+    found = fused([small, flat], FUSIONS.find("max"))[0, 0]
     assert torch.allclose(found, large / large.max(), rtol=0, atol=1e-14)
 
 
 def test_each_image_and_target_is_scaled_on_its_own_and_nothing_stays_nothing():
     heats = [FINE.repeat(2, 2, 1, 1) * torch.tensor([[1.0, 7.0], [0.0, -1.0]])[:, :, None, None], OTHER.repeat(2, 2, 1, 1)]
-    found = fuse.fused(heats, fuse.FUSIONS.find("mean"))
+    found = fused(heats, FUSIONS.find("mean"))
     assert torch.equal(found[0, 0], found[0, 1])
     assert torch.equal(found[1, 0], torch.tensor([[0.25, 0.5], [0.0, 0.0]]))
     assert torch.equal(found[1, 1], torch.tensor([[0.25, 0.5], [0.0, 0.5]]))
@@ -63,7 +64,7 @@ def test_each_image_and_target_is_scaled_on_its_own_and_nothing_stays_nothing():
 def test_signals_and_volumes_are_fused_alike():
     for sides in ((6,), (4, 6, 8)):
         coarse = torch.randn(2, 1, *(s // 2 for s in sides))
-        assert fuse.fused([torch.randn(2, 1, *sides), coarse], fuse.FUSIONS.find("mean")).shape == (2, 1, *sides)
+        assert fused([torch.randn(2, 1, *sides), coarse], FUSIONS.find("mean")).shape == (2, 1, *sides)
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "activation_mean"])
@@ -71,11 +72,11 @@ def test_explain_fuses_the_maps_each_layer_has_alone(method):
     net, x = gap_linear(), images()
     alone = [explain(net, x, layer=layer, method=method, target=[0, 3]).heat for layer in LAYERS]
     together = explain(net, x, layer=LAYERS, method=method, target=[0, 3], fuse="product")
-    expected = fuse.fused(alone, fuse.FUSIONS.find("product"))
+    expected = fused(alone, FUSIONS.find("product"))
     assert torch.allclose(together.heat, expected, rtol=1e-12, atol=1e-15)
     assert together.heat.shape == (3, 2, 8, 10)
     assert together.layer == "product of features.1, features"
-    one = explain(net, x, layer=[net.features[1], "features"], method=method, target=0, fuse=fuse.product)
+    one = explain(net, x, layer=[net.features[1], "features"], method=method, target=0, fuse=product)
     assert torch.allclose(one.heat, together.heat[:, 0], rtol=1e-12, atol=1e-15)
 
 
@@ -101,8 +102,8 @@ def test_one_layer_in_a_list_is_that_layer():
 
 
 def test_fusions_are_a_family_of_their_own():
-    assert isinstance(fuse.FUSIONS, Family)
-    assert fuse.names() == ["mean", "max", "tanh_max", "product"]
+    assert isinstance(FUSIONS, Registry)
+    assert names() == ["mean", "max", "tanh_max", "product"]
 
 
 def test_the_callback_logs_one_fused_sheet_instead_of_one_a_layer(tmp_path):

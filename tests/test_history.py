@@ -5,7 +5,7 @@ import itertools
 
 import torch
 
-from lightning_cam.history import History
+from lightning_cam.training.history import History
 
 
 def run(looks, shape=(2, 3, 3)):

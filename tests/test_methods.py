@@ -10,6 +10,7 @@ from torch import nn
 from zoo import ZOO, InPlace, conv_head, flatten_linear, gap_linear, images, max_pool
 
 from lightning_cam import explain, methods
+from lightning_cam.capture.seen import Seen
 
 CLASSES = [2, 0, 3]
 
@@ -141,12 +142,12 @@ def test_scaling_the_head_scales_the_map():
 
 
 def test_gradient_agrees_with_finite_differences():
-    from lightning_cam.capture import watch
-    from lightning_cam.target import find
+    from lightning_cam.capture.hooks import watch
+    from lightning_cam.targets.target import find
 
     net, x = flatten_linear(), images(1)
     with watch(net, ["features"]) as look_at:
-        seen = look_at(x, find(2)).seen("features")
+        seen = Seen(look_at(x, find(2)), "features")
         g, a = seen.gradient, seen.activation
     place, step = (0, 4, 2, 3), 1e-4
     moved = a.clone()
@@ -168,8 +169,8 @@ def test_the_tensor_explained_is_the_one_an_in_place_relu_left():
 
 
 def test_in_place_rewriting_is_told():
-    from lightning_cam.capture import watch
-    from lightning_cam.target import find
+    from lightning_cam.capture.hooks import watch
+    from lightning_cam.targets.target import find
 
     for net, told in ((InPlace(), True), (InPlace(inplace=False), False)):
         with watch(net, ["features"]) as look_at:

@@ -10,9 +10,10 @@ from traces import model_state, modes
 from zoo import ZOO, InPlace, Net, flatten_linear, gap_linear, gap_mlp, images
 
 from lightning_cam import explain
-from lightning_cam.capture import watch
-from lightning_cam.methods.full import full_gradients
-from lightning_cam.target import find
+from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.seen import Seen
+from lightning_cam.methods.backprop import full_gradients
+from lightning_cam.targets.target import find
 
 # ---- paths -------------------------------------------------------------------------------------------------------------
 
@@ -61,7 +62,7 @@ def batch_normed():
 def test_full_gradients_sum_to_the_score(net):
     net, x = net(), images()
     with watch(net, ["features"]) as look_at:
-        seen = look_at(x, find(torch.tensor(CLASSES))).seen("features")
+        seen = Seen(look_at(x, find(torch.tensor(CLASSES))), "features")
         of_image, of_biases = full_gradients(seen)
         total = of_image.flatten(1).sum(1) + sum(term.flatten(1).sum(1) for term in of_biases)
         close(total, seen.score, 1e-12)
@@ -80,7 +81,7 @@ def test_full_gradients_of_whole_networks_sum_to_the_score(name):
             nn.init.normal_(module.bias, std=0.1)
     layer = "layer4" if name == "resnet18" else "features"
     with watch(net, [layer]) as look_at:
-        seen = look_at(torch.randn(2, 3, 64, 64), find(1)).seen(layer)
+        seen = Seen(look_at(torch.randn(2, 3, 64, 64), find(1)), layer)
         of_image, of_biases = full_gradients(seen)
     total = of_image.flatten(1).sum(1) + sum(term.flatten(1).sum(1) for term in of_biases)
     # ReLU6's upper bend is a bias that belongs to no module, so mobilenet_v2 is complete only where it is not reached
@@ -140,7 +141,7 @@ def test_changed_activations_are_not_written_to():
     """An in-place ReLU behind the layer works on a copy of what is put in its place."""
     net, x = InPlace(), images()
     with watch(net, ["features"]) as look_at:
-        seen = look_at(x, find(2)).seen("features")
+        seen = Seen(look_at(x, find(2)), "features")
         put = torch.randn_like(seen.activation)
         before = put.clone()
         score = seen.replay(activation=put)

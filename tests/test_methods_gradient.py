@@ -10,9 +10,10 @@ from torch import nn
 from zoo import ZOO, InPlace, Net, conv_head, flatten_linear, gap_linear, gap_mlp, images, max_pool
 
 from lightning_cam import explain
-from lightning_cam.capture import watch
+from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.seen import Seen
 from lightning_cam.methods import METHODS
-from lightning_cam.target import find
+from lightning_cam.targets.target import find
 
 LINEAR = ["grad_cam", "hires_cam", "x_grad_cam", "shapley_cam", "integrated_grad_cam", "integrated_gradients"]
 AT_LAYER = [
@@ -246,7 +247,7 @@ def test_an_in_place_relu_behind_the_layer_changes_nothing(method):
     """The maps are those of the tensor that pooling reads, as if the ReLU were the layer."""
     x, net = images(), InPlace()
     with watch(net, ["features"]) as look_at:
-        seen = look_at(x, find(2)).seen("features")
+        seen = Seen(look_at(x, find(2)), "features")
         found, a = METHODS.find(method).function(seen), seen.activation.clone()
         assert torch.equal(seen.activation, a)
     if method not in AT_IMAGE:

@@ -10,9 +10,10 @@ from torch import nn
 from zoo import Net, conv_head, flatten_linear, gap_linear, gap_mlp, images
 
 from lightning_cam import explain
-from lightning_cam.capture import watch
+from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.seen import Seen
 from lightning_cam.methods import METHODS
-from lightning_cam.target import find
+from lightning_cam.targets.target import find
 
 # ---- signed, dead and vanishing ----------------------------------------------------------------------------------------
 
@@ -149,7 +150,7 @@ def test_signals_pictures_and_volumes_have_maps(method, sides):
     net = nn.Sequential(conv(3, 5, 3, padding=1), nn.ReLU(), pool(1), nn.Flatten(), nn.Linear(5, 4)).double()
     x = torch.randn(2, 3, *SIDES[sides], dtype=torch.float64)
     with watch(net, ["1"]) as look_at:
-        found = METHODS.find(method).function(look_at(x, find(1)).seen("1"))
+        found = METHODS.find(method).function(Seen(look_at(x, find(1)), "1"))
     assert found.shape == (2, *SIDES[sides]) and found.isfinite().all() and found.any()
     if method not in AT_IMAGE:
         same = "hires_cam" if method == "grad_cam" else method  # behind pooling; the other reference is for pictures

@@ -8,8 +8,8 @@ from torch import nn
 from zoo import ZOO, flatten_linear, gap_linear, images
 
 from lightning_cam import explain, methods
-from lightning_cam.family import METHODS, Family
 from lightning_cam.methods import flip_average, smooth
+from lightning_cam.registry import METHODS, Registry
 
 CLASSES = [2, 0, 3]
 
@@ -182,7 +182,7 @@ def test_wrappers_are_found_by_name_with_options_and_nested():
 
 
 def test_a_family_takes_new_wrappers():
-    family = Family("method")
+    family = Registry("method")
 
     @family.register
     def one(seen):

@@ -5,14 +5,15 @@ import torch
 from torch import nan
 
 from lightning_cam import metrics
-from lightning_cam.region import to_mask
-from lightning_cam.seen import Look, Seen
-from lightning_cam.target import Aim
+from lightning_cam.capture.forward import Forward
+from lightning_cam.capture.seen import Seen
+from lightning_cam.data.regions import to_mask
+from lightning_cam.targets.target import TargetScores
 
 
 def seen(**regions):
     blank = torch.zeros(1, 1)
-    return Seen(Look(blank, blank, Aim(blank, None, True), {}, [], regions, blank.add, blank.add), "layer")
+    return Seen(Forward(blank, blank, TargetScores(blank, None, True), {}, [], regions, blank.add, blank.add), "layer")
 
 
 def box(x0, y0, x1, y1, h=8, w=8):

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_cam import models
+from lightning_cam.cli.models import load_model, read_weights
 
 MODULES = """
 import lightning
@@ -89,7 +89,7 @@ def test_weights_are_read_in_every_form(source, form, monkeypatch, tmp_path):
         monkeypatch.setitem(sys.modules, "safetensors.torch", fake)
     else:
         torch.save({form: kept, "epoch": 3} if form in ("state_dict", "model") else kept, path)
-    loaded = models.load("lit_nets.Net", str(path))
+    loaded = load_model("lit_nets.Net", str(path))
     assert same(loaded.model, net)
     assert loaded.origin == f"weights: {path}" + (f", keys under '{prefix}'" if "prefix" in form else "")
 
@@ -98,7 +98,7 @@ def test_the_head_of_torchvisions_models_is_as_wide_as_the_weights(tmp_path):
     for name in ("squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5"):
         net = torchvision.models.get_model(name, weights=None, num_classes=7)
         torch.save(net.state_dict(), tmp_path / "w.pt")
-        assert same(models.load(f"torchvision:{name}", str(tmp_path / "w.pt")).model, net)
+        assert same(load_model(f"torchvision:{name}", str(tmp_path / "w.pt")).model, net)
 
 
 def test_torchvisions_weights_by_name_bring_names_and_preparation(tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_torchvisions_weights_by_name_bring_names_and_preparation(tmp_path, monk
     net = torchvision.models.squeezenet1_1()
     torch.save(net.state_dict(), stored)
     for name in ("DEFAULT", "IMAGENET1K_V1", "SqueezeNet1_1_Weights.IMAGENET1K_V1"):
-        loaded = models.load("torchvision:squeezenet1_1", name)
+        loaded = load_model("torchvision:squeezenet1_1", name)
         assert loaded.entry is entry and same(loaded.model, net)
 
 
@@ -119,7 +119,7 @@ def test_weights_that_cannot_be_downloaded_are_told(monkeypatch):
 
     monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", offline)
     with pytest.raises(OSError, match="could not be downloaded from https"):
-        models.load("torchvision:alexnet", "DEFAULT")
+        load_model("torchvision:alexnet", "DEFAULT")
 
 
 def test_weights_that_do_not_fit_name_the_keys(source):
@@ -129,11 +129,11 @@ def test_weights_that_do_not_fit_name_the_keys(source):
     with pytest.raises(
         ValueError, match=r"1 missing \(0.bias\); 1 of another shape \(4.weight 3x9 in .* 3x8 in the model\); 1 unknown \(extra"
     ):
-        models.load("lit_nets.Net", "w.pt")
+        load_model("lit_nets.Net", "w.pt")
     with pytest.raises(
         ValueError, match=r"do not fit SqueezeNet, keys: 52 missing \(features.0.weight, .*, \.\.\.\); 9 unknown"
     ):
-        models.load("torchvision:squeezenet1_1", "w.pt")
+        load_model("torchvision:squeezenet1_1", "w.pt")
 
 
 @pytest.mark.parametrize(
@@ -152,32 +152,32 @@ def test_files_without_weights_are_told(source, held, told):
     else:
         torch.save(held, "w.pt")
     with pytest.raises(ValueError, match=told):
-        models.load("lit_nets.Net", "w.pt")
+        load_model("lit_nets.Net", "w.pt")
 
 
 def test_safetensors_without_the_package_are_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     (tmp_path / "w.safetensors").touch()
     with pytest.raises(ValueError, match="pip install safetensors"):
-        models.read(tmp_path / "w.safetensors")
+        read_weights(tmp_path / "w.safetensors")
 
 
 def test_a_lightning_module_comes_back_with_its_arguments(source):
     module = source.Lit(classes=5)
     path = checkpoint(module)
-    assert same(models.load("lit_nets:Lit", path).model, module)
+    assert same(load_model("lit_nets:Lit", path).model, module)
     with pytest.raises(ValueError, match=r"run.ckpt does not name its class: give --model pkg.Class --weights run.ckpt"):
-        models.load(path)
+        load_model(path)
     with pytest.raises(ValueError, match=r"brings its own weights: give --model pkg.Class --weights w.pt"):
-        models.load(path, "w.pt")
+        load_model(path, "w.pt")
     checkpoint(source.Forgetful(5))
     with pytest.raises(ValueError, match=r"'classes'. Does it call self.save_hyperparameters"):
-        models.load("lit_nets.Forgetful", path)
+        load_model("lit_nets.Forgetful", path)
 
 
 def test_a_plain_class_takes_its_part_of_a_lightning_checkpoint(source):
     module = source.Lit(classes=3)
-    loaded = models.load("lit_nets.Net", checkpoint(module))
+    loaded = load_model("lit_nets.Net", checkpoint(module))
     assert same(loaded.model, module.model) and loaded.origin == "weights: run.ckpt, keys under 'model.'"
 
 
@@ -197,5 +197,5 @@ def test_a_checkpoint_of_lightning_cli_names_its_class(source):
         lightning.LightningModule, subclass_mode_model=True, save_config_callback=None, trainer_defaults=trainer, args=arguments
     )
     cli.trainer.save_checkpoint("cli.ckpt")
-    loaded = models.load("cli.ckpt")
+    loaded = load_model("cli.ckpt")
     assert isinstance(loaded.model, source.Lit) and same(loaded.model, cli.model)

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from mutations import ENGINE, METHODS, MUTATIONS, SHOWN, TARGETS
 
-from lightning_cam import fuse, methods, metrics, targets
-from lightning_cam.family import METHODS as METHOD_FAMILY
+from lightning_cam import methods, metrics, targets
+from lightning_cam.methods.fusion import names
+from lightning_cam.registry import METHODS as METHOD_FAMILY
 
 PACKAGE = Path(__file__).parent.parent / "lightning_cam"
 
@@ -24,7 +25,7 @@ def test_a_fault_changes_what_is_there_and_names_tests_that_are(mutation):
     [
         ([*methods.names(), *METHOD_FAMILY.wrappers()], METHODS),
         (targets.names(), TARGETS),
-        ([f"fusion {name}" for name in fuse.names()], ENGINE),
+        ([f"fusion {name}" for name in names()], ENGINE),
         (metrics.names(), SHOWN),
     ],
 )

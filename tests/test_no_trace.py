@@ -10,7 +10,7 @@ from torch import nn
 from traces import Trace, differences, traced
 
 from lightning_cam import methods
-from lightning_cam.family import METHODS
+from lightning_cam.registry import METHODS
 
 pytestmark = STRICT
 

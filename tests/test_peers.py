@@ -12,7 +12,6 @@ import torchvision
 from torch import Tensor, nn
 
 from lightning_cam import explain
-from lightning_cam.methods import sliding
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 

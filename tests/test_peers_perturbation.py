@@ -10,10 +10,11 @@ from torch import nn
 from zoo import flatten_linear, gap_linear, gap_mlp, images
 
 from lightning_cam import explain
-from lightning_cam.capture import watch
+from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.seen import Seen
 from lightning_cam.methods import masking
-from lightning_cam.target import find
-from lightning_cam.undisturbed import undisturbed
+from lightning_cam.no_trace import no_trace
+from lightning_cam.targets.target import find
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
@@ -160,8 +161,8 @@ def test_torchcams_is_cam_shows_masks_of_up_to_five_and_a_half(case):
         net.head[-1].weight *= 100
     theirs = torchcam("ISCAM", net, FINE, x)
     far(heat(net, x, "is_cam", FINE).relu(), theirs)
-    with undisturbed(net), watch(net, [FINE]) as look_at:
-        seen = look_at(x, find(torch.tensor(CLASSES))).seen(FINE)
+    with no_trace(net), watch(net, [FINE]) as look_at:
+        seen = Seen(look_at(x, find(torch.tensor(CLASSES))), FINE)
         summed = [sum(j / 10 for j in range(1, i + 1)) for i in range(1, 11)]
         assert summed[-1] == pytest.approx(5.5)
         close(masking._weighted(seen, [masking._times(factor) for factor in summed], 64).relu(), theirs, 1e-4)

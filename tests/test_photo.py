@@ -8,8 +8,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from lightning_cam import labels
-from lightning_cam.photo import Preparation, opened
+from lightning_cam.cli.image_file import Preparation, open_image
+from lightning_cam.data.class_names import class_index, class_name, read_class_names
 
 
 def test_pictures_of_every_mode_open_right(tmp_path):
@@ -36,12 +36,12 @@ def test_pictures_of_every_mode_open_right(tmp_path):
     }
     for name, (picture, expected, options) in cases.items():
         picture.save(tmp_path / name, **options)
-        found = opened(tmp_path / name)
+        found = open_image(tmp_path / name)
         assert found.mode == "RGB" and np.array_equal(np.asarray(found), np.asarray(expected)), name
     rgb.save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:150])
     with pytest.raises(ValueError, match="not a picture that can be read"):
-        opened(tmp_path / "cut.png")
+        open_image(tmp_path / "cut.png")
 
 
 @pytest.mark.parametrize("size", [(300, 280), (260, 400), (100, 90)])
@@ -63,12 +63,12 @@ def test_a_photograph_is_prepared_as_torchvision_prepares_it(size):
 )
 def test_class_names_are_read_in_every_form(tmp_path, held):
     (tmp_path / "names.json").write_text(json.dumps(held))
-    names = labels.read(tmp_path / "names.json")
-    assert names == {0: "a", 1: "b"} and labels.index("B", names) == 1 and labels.name(2, names) == "class 2"
+    names = read_class_names(tmp_path / "names.json")
+    assert names == {0: "a", 1: "b"} and class_index("B", names) == 1 and class_name(2, names) == "class 2"
 
 
 @pytest.mark.parametrize("held", [[], {}, 3, [1, 2], {"a": "b"}, [[]], None])
 def test_files_without_class_names_are_told(tmp_path, held):
     (tmp_path / "names.json").write_text(json.dumps(held))
     with pytest.raises(ValueError, match="holds no class names, expected JSON"):
-        labels.read(tmp_path / "names.json")
+        read_class_names(tmp_path / "names.json")

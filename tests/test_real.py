@@ -12,11 +12,15 @@ from cifar_resnet import CifarResNet
 from PIL import Image
 from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
 
-from lightning_cam import cli, default_layer, explain, metrics, models
+from lightning_cam import explain, metrics
+from lightning_cam.capture.forward import Forward
+from lightning_cam.capture.seen import Seen
+from lightning_cam.cli.image_file import MEAN, STD
+from lightning_cam.cli.main import main
+from lightning_cam.cli.models import fit_weights, read_weights
 from lightning_cam.heat import resize
-from lightning_cam.photo import MEAN, STD
-from lightning_cam.seen import Look, Seen
-from lightning_cam.target import Aim
+from lightning_cam.model.default_layer import find_default_layer
+from lightning_cam.targets.target import TargetScores
 
 DATA = Path(os.environ.get("LIGHTNING_CAM_DATA") or Path(__file__).parents[1] / "../shared/data")
 pytestmark = pytest.mark.skipif(
@@ -37,7 +41,7 @@ def nets():
         "cifar": (CifarResNet(), "cifar10_resnet20_f32.npz"),
     }
     for net, file in files.values():
-        models.fit(net, models.read(DATA / "models" / file), file)
+        fit_weights(net, read_weights(DATA / "models" / file), file)
     return {name: net for name, (net, _) in files.items()}
 
 
@@ -119,7 +123,7 @@ def hits(heat, inside):
 
 
 def test_the_default_layer_is_the_last_map(nets):
-    found = {name: default_layer.choose(net.eval(), torch.zeros(1, 3, 64, 64)) for name, net in nets.items()}
+    found = {name: find_default_layer(net.eval(), torch.zeros(1, 3, 64, 64)) for name, net in nets.items()}
     assert found == {"squeezenet": "features", "mobilenet": "features", "cifar": "layer3"}
 
 
@@ -155,8 +159,8 @@ def test_the_wallaby_is_where_the_kangaroo_is(wallaby, kangaroos, net, least, le
 @pytest.mark.parametrize(("net", "least"), [("squeezenet", 0.69), ("mobilenet", 0.65)])
 def test_the_energy_is_where_the_kangaroo_is(wallaby, kangaroos, net, least):
     images, inside = kangaroos["whole"].images, kangaroos["whole"].inside
-    aim = Aim(torch.zeros(74, 1), torch.full((74, 1), WALLABY), True)
-    seen = Seen(Look(images, None, aim, {}, [], {"kangaroo": inside}, images.add, images.add), "features")
+    aim = TargetScores(torch.zeros(74, 1), torch.full((74, 1), WALLABY), True)
+    seen = Seen(Forward(images, None, aim, {}, [], {"kangaroo": inside}, images.add, images.add), "features")
     energy, area = metrics.energy_inside(wallaby(net, "cam"), seen), inside.float().mean((1, 2))
     assert energy.mean() >= least
     assert (energy > area).float().mean() >= 0.95
@@ -193,7 +197,7 @@ def test_the_command_line_on_a_real_photograph(tmp_path, capsys):
     words = ["--image", photo, "--model", "torchvision:squeezenet1_0", "--layer", "features", "--method", "cam"]
     words += ["--weights", DATA / "models" / "squeezenet1_0_imagenet_f16.npz", "--labels", DATA / "imagenet_classes.json"]
     words += ["--out", tmp_path]
-    assert cli.main(["explain", *map(str, words)]) == 0
+    assert main(["explain", *map(str, words)]) == 0
     *ranked, heat, overlay, figure = capsys.readouterr().out.splitlines()
     assert len(ranked) == 5 and ranked[0].endswith("-> king penguin")
     assert [float(line[:5]) for line in ranked] == sorted((float(line[:5]) for line in ranked), reverse=True)

@@ -9,8 +9,9 @@ from vits import ViT, photos
 from zoo import gap_linear, images
 
 from lightning_cam import explain
-from lightning_cam.capture import watch
-from lightning_cam.target import find
+from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.seen import Seen
+from lightning_cam.targets.target import find
 
 ATTENTION = ["attention_rollout", "attention_relevance", "le_grad", "grad_eclip"]
 
@@ -189,10 +190,10 @@ def test_several_calls_of_one_layer_share_a_look_and_are_changed_apart():
     with watch(net, names) as look_at:
         look = look_at(x, find(2))
         for name in names:
-            seen = look.seen(name)
+            seen = Seen(look, name)
             assert torch.allclose(seen.rescore(1, activation=seen.activation[1:2]), seen.score[1:2], rtol=1e-12)
             assert not torch.allclose(seen.rescore(1, activation=seen.activation[1:2] * 2), seen.score[1:2])
-        assert [look.seen(name).activation.shape[1] for name in names] == [4, 6, 5]
+        assert [Seen(look, name).activation.shape[1] for name in names] == [4, 6, 5]
 
 
 def test_layers_that_return_no_single_tensor_are_refused():

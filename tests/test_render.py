@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_cam import Style, render
-from lightning_cam.heat import extent, peak, resize, scaled
-from lightning_cam.render import caption, colormap, overlay
-from lightning_cam.render.sheet import grid, panel_row, sheet, under_header
+from lightning_cam import Style, figures, render
+from lightning_cam.figures.sheet import grid, panel_row, sheet, under_header
+from lightning_cam.heat import maximum, rescale, resize, value_range
+from lightning_cam.render import colormap, overlay
+from lightning_cam.render.text import PAPER, RIGHT, WRONG, Caption, clip, legible, load, strips
 
 
 def noise(*shape, seed=0):
@@ -85,7 +86,7 @@ def test_weights_complete_each_other():
     ("options", "message"),
     [
         ({"colormap": "virdis"}, "No colour map 'virdis'. Did you mean 'viridis'"),
-        ({"unit": "min-max"}, "expected one of relu, minmax, signed. Did you mean 'minmax'"),
+        ({"norm": "min-max"}, "expected one of positive, minmax, symmetric. Did you mean 'minmax'"),
         ({"scale": "imge"}, "Did you mean 'image'"),
         ({"scale": -1.0}, "above 0"),
         ({"panels": ("image", "heet")}, "Did you mean 'heat'"),
@@ -106,34 +107,34 @@ def test_a_wrong_style_is_refused_at_construction(options, message):
 
 def test_scales_say_whose_extremes_fill_the_colours():
     heat = torch.tensor([[[-1.0, 2.0]], [[0.5, 4.0]]])
-    assert scaled(heat, *extent(heat, "relu")).tolist() == [[[0, 1]], [[0.125, 1]]]
-    assert scaled(heat, *extent(heat, "minmax")).tolist() == [[[0, 1]], [[0, 1]]]
-    assert scaled(heat, *extent(heat, "relu", "batch")).tolist() == [[[0, 0.5]], [[0.125, 1]]]
-    assert scaled(heat, *extent(heat, "relu", "run", (-3.0, 8.0))).tolist() == [[[0, 0.25]], [[0.0625, 0.5]]]
-    assert scaled(heat, *extent(heat, "relu", 2.0)).tolist() == [[[0, 1]], [[0.25, 1]]]
-    assert peak(heat).tolist() == [2, 4]
+    assert rescale(heat, *value_range(heat, "positive")).tolist() == [[[0, 1]], [[0.125, 1]]]
+    assert rescale(heat, *value_range(heat, "minmax")).tolist() == [[[0, 1]], [[0, 1]]]
+    assert rescale(heat, *value_range(heat, "positive", "batch")).tolist() == [[[0, 0.5]], [[0.125, 1]]]
+    assert rescale(heat, *value_range(heat, "positive", "run", (-3.0, 8.0))).tolist() == [[[0, 0.25]], [[0.0625, 0.5]]]
+    assert rescale(heat, *value_range(heat, "positive", 2.0)).tolist() == [[[0, 1]], [[0.25, 1]]]
+    assert maximum(heat).tolist() == [2, 4]
 
 
 def test_single_pixels_of_a_fine_map_do_not_leave_the_rest_dark():
     heat = torch.arange(10000.0).reshape(1, 100, 100) - 5000
     heat[0, -1, -1] = 1e6
-    low, high = extent(heat, "minmax")
+    low, high = value_range(heat, "minmax")
     assert (low.item(), high.item()) == (-4900, 4899)
-    assert [end.item() for end in extent(heat, "relu")] == [0, 4899]
-    assert [end.item() for end in extent(heat, "signed")] == [-4900, 4900]
-    assert [end.item() for end in extent(heat, "relu", "batch")] == [0, 1e6]
+    assert [end.item() for end in value_range(heat, "positive")] == [0, 4899]
+    assert [end.item() for end in value_range(heat, "symmetric")] == [-4900, 4900]
+    assert [end.item() for end in value_range(heat, "positive", "batch")] == [0, 1e6]
     alone = torch.zeros(1, 100, 100)
     alone[0, 3, 4] = 2  # few pixels are all there is
-    assert [end.item() for end in extent(alone, "relu")] == [0, 2]
+    assert [end.item() for end in value_range(alone, "positive")] == [0, 2]
     coarse = heat[:, :63, :65] + 5000  # 4095 cells: the extremes themselves
-    assert [end.item() for end in extent(coarse, "relu")] == [0, coarse.max().item()]
+    assert [end.item() for end in value_range(coarse, "positive")] == [0, coarse.max().item()]
 
 
 def test_a_flat_or_broken_map_is_shown_as_nothing():
     for heat in (torch.zeros(1, 2, 2), torch.full((1, 2, 2), -1.0), torch.full((1, 2, 2), torch.nan)):
-        assert scaled(heat, *extent(heat, "relu")).abs().sum() == 0
+        assert rescale(heat, *value_range(heat, "positive")).abs().sum() == 0
     flat = torch.full((1, 2, 2), 3.0)
-    assert scaled(flat, *extent(flat, "minmax")).abs().sum() == 0
+    assert rescale(flat, *value_range(flat, "minmax")).abs().sum() == 0
 
 
 def test_normalisation_is_undone_and_channels_shown_sensibly():
@@ -175,7 +176,7 @@ def test_panels_stand_in_the_order_asked_for():
 
 
 def test_sixteen_samples_fit_a_laptop():
-    words = [caption.Caption(f"class {i} 93%", f"peak 1.2 · #{i}", i % 2 == 0) for i in range(16)]
+    words = [Caption(f"class {i} 93%", f"peak 1.2 · #{i}", i % 2 == 0) for i in range(16)]
     drawn = sheet(photo(16, 224, 224), noise(16, 7, 7), words, ("grad_cam at layer4", "epoch 3"), Style())
     height, width = drawn.shape[1:]
     assert 1.4 < width / height < 2.3
@@ -183,24 +184,24 @@ def test_sixteen_samples_fit_a_laptop():
 
 
 def test_verdict_is_a_colour_that_colour_blind_eyes_tell_apart():
-    strip = {right: caption.strips([caption.Caption("cat 93%", "", right)], 200, 18, None)[0] for right in (True, False, None)}
-    assert strip[True][:, 10, 0].tolist() == list(caption.RIGHT)
-    assert strip[False][:, 10, 0].tolist() == list(caption.WRONG)
-    assert strip[None][:, 10, 0].tolist() == list(caption.PAPER)
+    strip = {right: strips([Caption("cat 93%", "", right)], 200, 18, None)[0] for right in (True, False, None)}
+    assert strip[True][:, 10, 0].tolist() == list(RIGHT)
+    assert strip[False][:, 10, 0].tolist() == list(WRONG)
+    assert strip[None][:, 10, 0].tolist() == list(PAPER)
 
 
 def test_text_too_long_is_cut_and_letters_without_a_glyph_are_replaced():
-    face = caption.load(18, None)
-    assert caption.clip("a" * 100, face, 100).endswith("...")
-    assert face.getlength(caption.clip("a" * 100, face, 100)) <= 100
-    assert caption.legible("Bär · 93%", face) == "Bar · 93%"
-    assert caption.legible("日本", face) == "?"
+    face = load(18, None)
+    assert clip("a" * 100, face, 100).endswith("...")
+    assert face.getlength(clip("a" * 100, face, 100)) <= 100
+    assert legible("Bär · 93%", face) == "Bar · 93%"
+    assert legible("日本", face) == "?"
 
 
 def test_filmstrip_has_a_row_a_sample_and_a_column_a_moment():
     pictures, style = photo(3, 32, 32), Style(tile=64)
     units = torch.stack([torch.full((3, 2, 2), float(i)) for i in (0, 1)])
-    strip = render.filmstrip(pictures, units, ["a long name that takes room", "dog", "cow"], ["start", "1"], ("t", "u"), style)
+    strip = figures.filmstrip(pictures, units, ["a long name that takes room", "dog", "cow"], ["start", "1"], ("t", "u"), style)
     cell, gap = 48, 3
     body = strip[:, -3 * (cell + gap) - gap : -gap, -3 * (cell + gap) - 2 * gap : -2 * gap]
     cells = body.reshape(3, 3, cell + gap, 3, cell + gap)[:, :, :cell, :, :cell]
@@ -214,7 +215,7 @@ def test_filmstrip_has_a_row_a_sample_and_a_column_a_moment():
 def test_many_rows_of_a_filmstrip_stand_in_blocks():
     units = torch.zeros(5, 16, 2, 2)
     names = [f"row {i}" for i in range(16)]
-    strip = render.filmstrip(photo(16, 64, 64), units, names, ["start", "1", "2", "3", "4"], ("t", "u"), Style())
+    strip = figures.filmstrip(photo(16, 64, 64), units, names, ["start", "1", "2", "3", "4"], ("t", "u"), Style())
     assert 1.0 < strip.shape[2] / strip.shape[1] < 2.5
 
 
@@ -229,15 +230,17 @@ def test_encoded_pictures_decode_to_themselves(encoding, tolerance):
 
 def test_signed_maps_are_centred_at_zero_by_whatever_scale():
     heat = torch.tensor([[[-1.0, 2.0, 0.0]], [[-4.0, 1.0, 0.0]]])
-    assert scaled(heat, *extent(heat, "signed"), 0.5).tolist() == [[[0.25, 1, 0.5]], [[0, 0.625, 0.5]]]
-    assert scaled(heat, *extent(heat, "signed", "batch"), 0.5).tolist() == [[[0.375, 0.75, 0.5]], [[0, 0.625, 0.5]]]
-    assert scaled(heat, *extent(heat, "signed", "run", (-8.0, 3.0)), 0.5).tolist()[0] == [[0.4375, 0.625, 0.5]]
-    assert scaled(heat, *extent(heat, "signed", 2.0), 0.5).tolist() == [[[0.25, 1, 0.5]], [[0, 0.75, 0.5]]]
+    assert rescale(heat, *value_range(heat, "symmetric"), 0.5).tolist() == [[[0.25, 1, 0.5]], [[0, 0.625, 0.5]]]
+    assert rescale(heat, *value_range(heat, "symmetric", "batch"), 0.5).tolist() == [[[0.375, 0.75, 0.5]], [[0, 0.625, 0.5]]]
+    assert rescale(heat, *value_range(heat, "symmetric", "run", (-8.0, 3.0)), 0.5).tolist()[0] == [[0.4375, 0.625, 0.5]]
+    assert rescale(heat, *value_range(heat, "symmetric", 2.0), 0.5).tolist() == [[[0.25, 1, 0.5]], [[0, 0.75, 0.5]]]
     for blank in (torch.zeros(1, 2, 2), torch.full((1, 2, 2), torch.nan)):
         for scale in ("image", "batch", "run"):
-            assert scaled(blank, *extent(blank, "signed", scale), Style(unit="signed").nothing).unique().tolist() == [0.5]
+            assert rescale(
+                blank, *value_range(blank, "symmetric", scale), Style(norm="symmetric").neutral
+            ).unique().tolist() == [0.5]
     half = torch.cat([heat[:1], torch.full((1, 1, 3), torch.nan)])
-    assert scaled(half, *extent(half, "signed", "batch"), 0.5).tolist() == [[[0.25, 1, 0.5]], [[0.5] * 3]]
+    assert rescale(half, *value_range(half, "symmetric", "batch"), 0.5).tolist() == [[[0.25, 1, 0.5]], [[0.5] * 3]]
 
 
 def lightness(rgb):
@@ -272,10 +275,10 @@ def test_for_and_against_are_told_apart_by_colour_blind_eyes(lost, kept):
 
 
 def test_a_signed_style_has_its_own_colours_and_legend():
-    assert Style().colours == "inferno" and Style(unit="signed").colours == "blue_red"
-    assert Style(unit="signed", colormap="twilight").colours == "twilight"
-    words = [caption.Caption("a", "b")] * 8
-    plain, signed = (sheet(photo(8), noise(8, 3, 3), words, ("t", "u"), Style(unit=unit)) for unit in ("relu", "signed"))
+    assert Style().colours == "inferno" and Style(norm="symmetric").colours == "blue_red"
+    assert Style(norm="symmetric", colormap="twilight").colours == "twilight"
+    words = [Caption("a", "b")] * 8
+    plain, signed = (sheet(photo(8), noise(8, 3, 3), words, ("t", "u"), Style(norm=unit)) for unit in ("positive", "symmetric"))
     ends = colormap.table("blue_red", torch.device("cpu"))[[0, 255]]
     header = signed[:, :60].flatten(1).T
     assert all((header == end).all(1).any() for end in ends)
@@ -283,7 +286,7 @@ def test_a_signed_style_has_its_own_colours_and_legend():
 
 
 def test_signed_heat_lies_on_a_grey_picture_and_its_opacity_grows_with_its_size():
-    pictures, style = photo(1), Style(unit="signed", alpha=1.0)
+    pictures, style = photo(1), Style(norm="symmetric", alpha=1.0)
     unit = torch.full((1, 40, 60), 0.5)
     unit[..., 20:40], unit[..., 40:] = 0.0, 1.0
     drawn = render.blend(pictures, unit, style)
@@ -296,7 +299,7 @@ def test_signed_heat_lies_on_a_grey_picture_and_its_opacity_grows_with_its_size(
     grey = overlay.grey(pictures).float()
     hot = colormap.colour(torch.tensor([[0.75]]), "blue_red").float()  # value 0.25, whose root is 0.5
     assert (a_quarter - (0.75 * grey + 0.25 * hot)).abs().max() <= 0.51
-    weighted = render.blend(pictures, unit, Style(unit="signed", image_weight=0.5))
+    weighted = render.blend(pictures, unit, Style(norm="symmetric", image_weight=0.5))
     assert torch.equal(weighted, overlay.add_weighted(pictures, colormap.colour(unit, "blue_red"), 0.5, 0.5))
 
 

@@ -8,9 +8,9 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_cam import sinks
-from lightning_cam.notices import Notices
 from lightning_cam.render import Picture
-from lightning_cam.sinks.publish import publish
+from lightning_cam.training.notices import Notices
+from lightning_cam.training.publisher import publish
 
 
 def picture(encoding="jpeg"):

@@ -9,10 +9,11 @@ from torch import nn
 from zoo import ZOO, conv_head, flatten_linear, gap_linear, gap_mlp, images
 
 from lightning_cam import explain, targets
-from lightning_cam.capture import watch
-from lightning_cam.heat import peak
+from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.seen import Seen
+from lightning_cam.heat import maximum
 from lightning_cam.methods import cam, grad_cam
-from lightning_cam.target import find
+from lightning_cam.targets.target import find
 
 
 def close(a, b):
@@ -25,8 +26,8 @@ def look(net, target, labels=None, x=None):
     with watch(net, ["features"]) as look_at:
         seen = look_at(x, find(target), labels)
         aim = seen.aim
-        heat = torch.stack([grad_cam(seen.seen("features", t)) for t in range(aim.score.shape[1])], 1)
-        again = torch.stack([seen.seen("features").rescore(i, image=x[[i, i]]) for i in range(len(x))])
+        heat = torch.stack([grad_cam(Seen(seen, "features", t)) for t in range(aim.score.shape[1])], 1)
+        again = torch.stack([Seen(seen, "features").rescore(i, image=x[[i, i]]) for i in range(len(x))])
     return SimpleNamespace(aim=aim, heat=heat, again=again)
 
 
@@ -194,7 +195,7 @@ def test_a_single_logit_is_signed_by_its_label(shape):
             seen = look_at(x, find("binary"), torch.tensor(label).reshape(shape))
             sign = torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
             assert torch.equal(seen.aim.score[:, 0], z.flatten() * sign)
-            assert torch.equal(grad_cam(seen.seen("net.features")), plain * sign[:, None, None])
+            assert torch.equal(grad_cam(Seen(seen, "net.features")), plain * sign[:, None, None])
     said = explain(net, x, layer="net.features", target="binary")
     assert torch.equal(said.score, z.flatten().abs())
 
@@ -217,7 +218,7 @@ def test_a_choice_once_made_is_kept_when_the_sample_is_changed():
         ("value", changed[:, 0]),
     ]:
         with watch(net, ["features"]) as look_at:
-            seen = look_at(x, find(spec)).seen("features")
+            seen = Seen(look_at(x, find(spec)), "features")
             assert close(seen.rescore(0, image=other), expected.reshape(-1)), spec
             moved = seen.with_image(other[:3])
             assert close(moved.score[0], expected.reshape(-1)[0]), spec
@@ -285,8 +286,8 @@ def test_a_segmentation_is_explained_over_a_region(wrap):
             score, heat = by_hand(net, x, [2, 2, 2], region)
             assert torch.equal(seen.aim.score[:, 0].isnan(), ~there)
             assert close(seen.aim.score[there, 0], score[there])
-            assert close(grad_cam(seen.seen("features"))[there], heat[there])
-            again = seen.seen("features").rescore(2, image=x[:2])  # the region stays where it was
+            assert close(grad_cam(Seen(seen, "features"))[there], heat[there])
+            again = Seen(seen, "features").rescore(2, image=x[:2])  # the region stays where it was
             if there[2]:
                 assert close(again, (net(x[:2])["out"] if isinstance(z, dict) else net(x[:2]))[:, 2].mul(region[2]).sum((1, 2)))
 
@@ -316,7 +317,7 @@ def test_a_reference_is_frozen_at_the_first_look_and_kept():
         start = look(net, target)
         if name == "similarity":
             assert close(start.aim.score[:, 0], torch.ones(3, dtype=torch.float64))
-            assert peak(start.heat[:, 0].abs()).max() < 1e-12  # the cosine is at its maximum
+            assert maximum(start.heat[:, 0].abs()).max() < 1e-12  # the cosine is at its maximum
         else:
             assert close(start.aim.score[:, 0], first.norm(dim=1))
             assert start.heat.abs().max() > 1e-3

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from lightning_cam import Batch, Style, explain, render
-from lightning_cam.batch import read
-from lightning_cam.heat import extent, peak, resize, scaled
+from lightning_cam.data.collated import read_batch
+from lightning_cam.heat import maximum, rescale, resize, value_range
 from lightning_cam.render import colormap, curve, slices, views
 
 
@@ -45,11 +45,11 @@ def test_resize_is_linear_along_as_many_sides_as_the_size_has(size, mode):
 @pytest.mark.parametrize("shape", [(5,), (2, 3), (2, 3, 4)])
 def test_peaks_and_scales_are_taken_over_every_side(shape):
     heat = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(peak(heat), heat.flatten(1).amax(1))
-    for unit in ("relu", "minmax", "signed"):
+    assert torch.equal(maximum(heat), heat.flatten(1).amax(1))
+    for unit in ("positive", "minmax", "symmetric"):
         for scale in ("image", "batch", 2.0):
-            flat = scaled(heat.flatten(1)[:, None], *extent(heat.flatten(1)[:, None], unit, scale))
-            assert torch.equal(scaled(heat, *extent(heat, unit, scale)).flatten(1), flat.flatten(1))
+            flat = rescale(heat.flatten(1)[:, None], *value_range(heat.flatten(1)[:, None], unit, scale))
+            assert torch.equal(rescale(heat, *value_range(heat, unit, scale)).flatten(1), flat.flatten(1))
 
 
 def test_slices_each_stand_for_an_equal_share_of_the_heat():
@@ -133,9 +133,9 @@ def test_a_long_signal_loses_no_spike():
 
 
 @pytest.mark.parametrize("sides", [1, 3])
-@pytest.mark.parametrize("unit", ["relu", "signed"])
+@pytest.mark.parametrize("unit", ["positive", "symmetric"])
 def test_an_explanation_is_shown_and_saved(sides, unit, tmp_path):
-    net, x, style = Net(sides), noise(3, 2, *SIZES[sides]), Style(unit=unit)
+    net, x, style = Net(sides), noise(3, 2, *SIZES[sides]), Style(norm=unit)
     one = explain(net, x, layer="features")
     assert one.heat.shape == (3, *(n // 4 for n in SIZES[sides]))
     assert one.unit(style).shape == one.heat.shape
@@ -161,22 +161,22 @@ def test_absent_targets_are_left_out_of_sheets_and_files(tmp_path):
 
 def test_batches_are_read_by_the_sides_of_the_model():
     signals, volumes = noise(4, 2, 64), noise(4, 1, 8, 16, 16)
-    assert read((signals, torch.arange(4)), Batch(), 1).images is signals
-    assert read((volumes, torch.arange(4)), Batch(), 3).images is volumes
-    assert read({"ecg": signals[:, 0]}, Batch(image="ecg"), 1).images.shape == (4, 1, 64)
-    assert read({"scan": volumes[:, 0]}, Batch(image="scan"), 3).images.shape == (4, 1, 8, 16, 16)
+    assert read_batch((signals, torch.arange(4)), Batch(), 1).images is signals
+    assert read_batch((volumes, torch.arange(4)), Batch(), 3).images is volumes
+    assert read_batch({"ecg": signals[:, 0]}, Batch(image="ecg"), 1).images.shape == (4, 1, 64)
+    assert read_batch({"scan": volumes[:, 0]}, Batch(image="scan"), 3).images.shape == (4, 1, 8, 16, 16)
     with pytest.raises(ValueError, match=r"No signals \[b c t\] in the batch"):
-        read((volumes, torch.arange(4)), Batch(), 1)
+        read_batch((volumes, torch.arange(4)), Batch(), 1)
     with pytest.raises(ValueError, match=r"No images \[b c h w\] in the batch"):
-        read((volumes, torch.arange(4)), Batch())
+        read_batch((volumes, torch.arange(4)), Batch())
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_shown_is_refused():
     with pytest.raises(ValueError, match=r"Signals \[b c t\], images \[b c h w\] and volumes"):
-        render.ground(noise(2, 3), None)
+        render.displayable(noise(2, 3), None)
     with pytest.raises(ValueError, match="3 channels and the image 2"):
-        render.ground(noise(2, 2, 9), ((0.0,) * 3, (1.0,) * 3))
+        render.displayable(noise(2, 2, 9), ((0.0,) * 3, (1.0,) * 3))
     with pytest.raises(ValueError, match="expected 1 to 32"):
         Style(slices=0)
 
@@ -217,7 +217,7 @@ def fitted(folder, net, data, **options):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_run_on_signals_or_volumes_is_drawn(sides, tmp_path):
     data = torch.utils.data.TensorDataset(noise(6, 2, *SIZES[sides]), torch.arange(6) % 3)
-    callback = fitted(tmp_path, Net(sides), data, batch=4, style=Style(unit="signed"), metrics=[])
+    callback = fitted(tmp_path, Net(sides), data, batch=4, style=Style(norm="symmetric"), metrics=[])
     assert callback._histories["net.features/grad_cam"].titles == ["start", "1", "2"]
     files = sorted(path.name for path in tmp_path.rglob("*.jpg"))
     assert "filmstrip.jpg" in files and len(files) == 3 * 4 + 3 + 1  # overlays, sheets, filmstrip
@@ -236,10 +236,10 @@ def test_a_multi_label_run_draws_the_positives_only(tmp_path):
 
 
 def test_captions_tell_evidence_for_and_against_and_the_chance_of_each_positive():
-    from lightning_cam.batch import FixedBatch
-    from lightning_cam.capture import watch
-    from lightning_cam.target import find
-    from lightning_cam.words import captions
+    from lightning_cam.capture.hooks import watch
+    from lightning_cam.data.batch import FixedBatch
+    from lightning_cam.figures.captions import captions
+    from lightning_cam.targets.target import find
 
     x, hot = noise(2, 2, 16, 24), torch.tensor([[1, 0, 1], [0, 1, 0]])
     batch = FixedBatch(x, hot, names=("a", "b"), classes=("cat", "dog", "cow"))
@@ -247,7 +247,7 @@ def test_captions_tell_evidence_for_and_against_and_the_chance_of_each_positive(
     with watch(Net(2), ["features"]) as look_at:
         look = look_at(x, find("positives"), hot)
     p = (100 * look.output.sigmoid()).round().int().tolist()
-    signed, plain = captions(batch, look, heat, "signed"), captions(batch, look, heat)
+    signed, plain = captions(batch, look, heat, "symmetric"), captions(batch, look, heat)
     lines = [f"cat {p[0][0]}%", f"cow {p[0][2]}%", f"dog {p[1][1]}%", "b"]
     assert [one.line for one in signed] == lines == [one.line for one in plain]
     told = ["for 1, against 2 · a", "for 0, against 3 · a", "no evidence · b", "no evidence"]

@@ -4,9 +4,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_cam.attention import Attention
-from lightning_cam.family import METHODS
-from lightning_cam.seen import Seen, at_least_float
+from lightning_cam.capture.attention import Attention
+from lightning_cam.capture.gradient import at_least_float
+from lightning_cam.capture.seen import Seen
+from lightning_cam.registry import METHODS
 
 
 @METHODS.register

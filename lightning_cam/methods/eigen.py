@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_cam.family import METHODS
-from lightning_cam.seen import Seen
+from lightning_cam.capture.seen import Seen
+from lightning_cam.registry import METHODS
 
 
 @METHODS.register

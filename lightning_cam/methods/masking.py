@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from lightning_cam.family import METHODS
+from lightning_cam.capture.seen import Seen
 from lightning_cam.heat import resize
 from lightning_cam.methods.gradient import weighted
 from lightning_cam.methods.perturbation import checked
-from lightning_cam.seen import Seen
+from lightning_cam.registry import METHODS
 
 Change = Callable[[Float[Tensor, "n *s"]], Float[Tensor, "n *s"]]
 

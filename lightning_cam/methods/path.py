@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_cam.family import METHODS
+from lightning_cam.capture.gradient import derivative
+from lightning_cam.capture.seen import Seen
 from lightning_cam.methods.gradient import weighted
-from lightning_cam.seen import Seen, derivative
+from lightning_cam.registry import METHODS
 
 
 @METHODS.register

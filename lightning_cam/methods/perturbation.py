@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lightning_cam.family import METHODS
+from lightning_cam.capture.seen import Seen
 from lightning_cam.methods.gradient import weighted
-from lightning_cam.seen import Seen
+from lightning_cam.registry import METHODS
 
 
 @METHODS.register

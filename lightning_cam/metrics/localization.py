@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_cam.family import METRICS, nearest
+from lightning_cam.capture.seen import Seen
 from lightning_cam.heat import resize
-from lightning_cam.seen import Seen
+from lightning_cam.registry import METRICS, did_you_mean
 
 
 @METRICS.register
@@ -30,7 +30,7 @@ def energy_inside(heat: Float[Tensor, "b u v"], seen: Seen, *, region: str | Non
     if not regions:
         return heat.new_full((len(heat),), torch.nan)
     if region is not None and region not in regions:
-        raise ValueError(f"The batch has no region {region!r}.{nearest(region, regions)} Known: {', '.join(regions)}.")
+        raise ValueError(f"The batch has no region {region!r}.{did_you_mean(region, regions)} Known: {', '.join(regions)}.")
     inside = regions[region] if region is not None else torch.stack(list(regions.values())).any(0)
     energy = resize(heat.relu(), (inside.shape[-2], inside.shape[-1]))
     share = (energy * inside).sum((1, 2)) / energy.sum((1, 2))

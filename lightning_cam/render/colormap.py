@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from lightning_cam.family import nearest
+from lightning_cam.registry import did_you_mean
 
 _CODES = {name[9:].lower(): int(getattr(cv2, name)) for name in sorted(dir(cv2)) if name.startswith("COLORMAP_")}
 _BLUE, _RED = 258.0, 33.0  # hues in degrees; what is left of their difference to colour-blind eyes is the largest
@@ -23,7 +23,7 @@ def names() -> list[str]:
 def check(name: str) -> None:
     """Raise ValueError, naming the nearest, if there is no such colour map."""
     if name not in names():
-        raise ValueError(f"No colour map {name!r}.{nearest(name, names())} Known: {', '.join(names())}.")
+        raise ValueError(f"No colour map {name!r}.{did_you_mean(name, names())} Known: {', '.join(names())}.")
 
 
 @lru_cache(maxsize=64)

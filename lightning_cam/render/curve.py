@@ -38,7 +38,7 @@ def curves(
 def _draw(values: Any, heat: Any, size: tuple[int, int], style: Style) -> Any:
     """One signal, [h w 3], drawn larger and smoothed down."""
     h, w = size
-    paper, ink = (_PAPER, _INK) if style.unit == "signed" else (_NIGHT, _GREY)
+    paper, ink = (_PAPER, _INK) if style.norm == "symmetric" else (_NIGHT, _GREY)
     canvas = np.full((_FINE * h, _FINE * w, 3), paper, np.uint8)
     lane = h / len(values)
     thick = round(_FINE * (1.7 if lane >= 60 else 1.2))
@@ -72,7 +72,7 @@ def _colours(hot: Any, steps: int, ink: Any, style: Style) -> list[Any]:
     """The colour of each step: the line's own, and over it the heat's as the heat grows."""
     if hot is None:
         return [ink.tolist()] * steps
-    strength = np.minimum(1, 2 * np.abs(hot - style.nothing) / (1 - style.nothing))[:, None]  # a thin line needs more of it
+    strength = np.minimum(1, 2 * np.abs(hot - style.neutral) / (1 - style.neutral))[:, None]  # a thin line needs more of it
     colours = table(style.colours, torch.device("cpu")).numpy()[np.rint(hot * 255).astype(int)]
     mixed: list[Any] = (ink * (1 - strength) + colours * strength).round().tolist()
     return mixed

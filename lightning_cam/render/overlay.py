@@ -63,7 +63,7 @@ def blend(pictures: UInt8[Tensor, "*b 3 h w"], unit: Float[Tensor, "*b h w"], st
     """
     if style.weights is not None:
         return add_weighted(pictures, colour(unit, style.colours), *style.weights)
-    if style.unit == "signed":
+    if style.norm == "symmetric":
         value = 2 * unit - 1
         hot = colour((value.sign() * value.abs().sqrt() + 1) / 2, style.colours)
         return _over(grey(pictures), hot, style.opacity * value.abs())

@@ -6,8 +6,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from lightning_cam.heat import resize
-from lightning_cam.render import caption as captions
 from lightning_cam.render.style import Style
+from lightning_cam.render.text import FAINT, PAPER, font_size, load, to_tensor
 
 
 def energy(unit: Float[Tensor, "b m u v"], depth: int, nothing: float) -> Float[Tensor, "b d"]:
@@ -40,14 +40,14 @@ def take(volumes: Shaped[Tensor, "b *c d h w"], at: Int[Tensor, "b s"]) -> Shape
 
 def tags(at: Int[Tensor, "b s"], depth: int, width: int, style: Style) -> UInt8[Tensor, "b 3 y x"]:
     """A strip above each row of slices that says which they are, as "12/32", counted from 1."""
-    size = captions.font_size(style)
-    face = captions.load(size, style.font)
+    size = font_size(style)
+    face = load(size, style.font)
     strips = []
     for row in at.cpu().tolist():
-        canvas = Image.new("RGB", (width, round(1.5 * size)), captions.PAPER)
+        canvas = Image.new("RGB", (width, round(1.5 * size)), PAPER)
         draw = ImageDraw.Draw(canvas)
         for i, index in enumerate(row):
             centre = round((i + 0.5) * width / len(row))
-            draw.text((centre, canvas.height // 2), f"{index + 1}/{depth}", captions.FAINT, face, anchor="mm")
-        strips.append(captions.to_tensor(canvas))
+            draw.text((centre, canvas.height // 2), f"{index + 1}/{depth}", FAINT, face, anchor="mm")
+        strips.append(to_tensor(canvas))
     return torch.stack(strips).to(at.device)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from lightning_cam.family import nearest
-from lightning_cam.heat import Scale, Unit, nothing
+from lightning_cam.heat import Norm, Scale, neutral
+from lightning_cam.registry import did_you_mean
 from lightning_cam.render import colormap as colormaps
 
 Panel = Literal["image", "heat", "overlay"]
@@ -25,7 +25,7 @@ class Style:
             rounded and saturated as ``cv2.addWeighted`` does.
         heat_weight: see ``image_weight``; each defaults to one less the other.
         panels: what is shown of each sample, from ``image``, ``heat`` and ``overlay``.
-        unit: what fills the colours: ``relu`` shows [0, maximum] of the raw map, ``minmax`` its [minimum, maximum], ``signed``
+        norm: what fills the colours: ``positive`` shows [0, maximum] of the raw map, ``minmax`` its [minimum, maximum], ``symmetric``
             [-m, m] with m its largest absolute value: evidence against and for, laid over the image in grey.
         scale: whose extremes these are: each map's own (``image``; of a map by pixels without its outermost hundredth), those
             of the batch, of the run so far, or a number, the raw value shown as hottest from the first look to the last.
@@ -36,6 +36,7 @@ class Style:
         tile: the longer side of a panel on a sheet, in pixels.
         encoding: ``jpeg`` or ``png``.
         font: a TrueType file, for class names beyond Latin letters.
+        filmstrip_columns: the looks a filmstrip shows at most, the baseline among them.
     """
 
     colormap: str | None = None
@@ -43,7 +44,7 @@ class Style:
     image_weight: float | None = None
     heat_weight: float | None = None
     panels: Sequence[Panel] = ("image", "heat", "overlay")
-    unit: Unit = "relu"
+    norm: Norm = "positive"
     scale: Scale | float = "image"
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
@@ -51,10 +52,11 @@ class Style:
     tile: int = 160
     encoding: Encoding = "jpeg"
     font: str | None = None
+    filmstrip_columns: int = 8
 
     def __post_init__(self) -> None:
         colormaps.check(self.colours)
-        _one_of("unit", self.unit, get_args(Unit))
+        _one_of("norm", self.norm, get_args(Norm))
         _one_of("encoding", self.encoding, get_args(Encoding))
         for panel in self.panels:
             _one_of("panels", panel, get_args(Panel))
@@ -78,6 +80,10 @@ class Style:
             raise ValueError(f"Style(slices={self.slices!r}): expected 1 to 32.")
         if not 32 <= self.tile <= 2048:
             raise ValueError(f"Style(tile={self.tile!r}): expected 32 to 2048 pixels.")
+        if self.filmstrip_columns < 2:
+            raise ValueError(
+                f"Style(filmstrip_columns={self.filmstrip_columns}): expected at least 2, the baseline and one more."
+            )
         if self.font is not None and not Path(self.font).is_file():
             raise ValueError(f"Style(font={self.font!r}): no such file.")
 
@@ -97,20 +103,20 @@ class Style:
     @property
     def colours(self) -> str:
         """The colour map's name."""
-        return self.colormap or ("blue_red" if self.unit == "signed" else "inferno")
+        return self.colormap or ("blue_red" if self.norm == "symmetric" else "inferno")
 
     @property
-    def nothing(self) -> float:
+    def neutral(self) -> float:
         """What stands for no evidence among values scaled to [0, 1]."""
-        return nothing(self.unit)
+        return neutral(self.norm)
 
     @property
     def opacity(self) -> float:
         """Opacity of the hottest place where the overlay is not a weighted sum."""
-        usual = 0.85 if self.unit == "signed" else 0.7
+        usual = 0.85 if self.norm == "symmetric" else 0.7
         return usual if self.alpha is None else self.alpha
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
-        raise ValueError(f"Style({name}={value!r}): expected one of {', '.join(known)}.{nearest(str(value), known)}")
+        raise ValueError(f"Style({name}={value!r}): expected one of {', '.join(known)}.{did_you_mean(str(value), known)}")

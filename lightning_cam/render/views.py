@@ -17,7 +17,7 @@ from lightning_cam.render.style import Style
 _GAP = 2
 
 
-def ground(images: Shaped[Tensor, "b c *s"], normalization: Normalization | None) -> Shaped[Tensor, "b k *s"]:
+def displayable(images: Shaped[Tensor, "b c *s"], normalization: Normalization | None) -> Shaped[Tensor, "b k *s"]:
     """The model's input as it is drawn on.
 
     Raises:
@@ -82,7 +82,7 @@ def cells(base: Shaped[Tensor, "b c *s"], units: Float[Tensor, "n b *m"], style:
         size = round(0.5 * style.tile), round(1.4 * style.tile)
         return torch.stack([curves(base, each, size, style) for each in (None, *units)])
     if base.ndim == 5:
-        over = torch.stack([slices.energy(one, base.shape[2], style.nothing) for one in units]).sum(0)
+        over = torch.stack([slices.energy(one, base.shape[2], style.neutral) for one in units]).sum(0)
         at = over.argmax(1, keepdim=True)
         units = torch.stack([slices.take(shown(one, (base.shape[2], *one.shape[2:])), at)[:, 0] for one in units])
         base = slices.take(base, at)[:, 0]
@@ -102,7 +102,7 @@ def _panel(
 def _sliced(base: UInt8[Tensor, "b 3 d h w"], unit: Float[Tensor, "b m u v"], style: Style) -> tuple[Tensor, Tensor, Tensor]:
     """The slices of each volume that hold its heat, [b s 3 h w], their heat [b s h w], and their numbers [b s]."""
     d = base.shape[2]
-    at = slices.spread(slices.energy(unit, d, style.nothing), style.slices)
+    at = slices.spread(slices.energy(unit, d, style.neutral), style.slices)
     heat = slices.take(shown(unit, (d, *unit.shape[2:])), at)
     return slices.take(base, at), shown(heat, base.shape[3:]), at
 

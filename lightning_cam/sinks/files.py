@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_cam.render.picture import Picture, encode
-from lightning_cam.sinks.family import register
+from lightning_cam.sinks.registry import register
 
 
 @register("CSVLogger")

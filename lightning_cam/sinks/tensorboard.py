@@ -3,7 +3,7 @@
 from typing import Any
 
 from lightning_cam.render.picture import Picture
-from lightning_cam.sinks.family import register
+from lightning_cam.sinks.registry import register
 
 
 @register("TensorBoardLogger")

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from lightning_cam.family import TARGETS
-from lightning_cam.logits import shape
-from lightning_cam.target import Pinned
-from lightning_cam.targets.choice import classes_of
+from lightning_cam.registry import TARGETS
+from lightning_cam.targets.classes import classes_of
+from lightning_cam.targets.logits import shape
+from lightning_cam.targets.target import Pinned
 
 
 @TARGETS.register

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_cam.target import Several, Target
+from lightning_cam.targets.target import Several, Target
 
 _KEY = "target"
 

@@ -1,0 +1,1 @@
+"""One forward, watched."""

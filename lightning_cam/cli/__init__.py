@@ -1,0 +1,3 @@
+"""The command line."""
+
+from lightning_cam.cli.main import main as main

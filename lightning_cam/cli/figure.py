@@ -1,0 +1,63 @@
+"""The three pictures of one explained photograph. s side, u v map."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from lightning_cam import render
+from lightning_cam.figures.sheet import font_size, grid, panel_row, under_header
+from lightning_cam.render.colormap import colour
+from lightning_cam.render.style import Style
+from lightning_cam.render.text import Caption, clip, load, strips, to_tensor
+
+SIDE = 512
+
+
+@dataclass(frozen=True)
+class Told:
+    """The words of the pictures: the class with its percentage, how it was found, and a line under each panel."""
+
+    headline: str
+    how: str
+    under_heat: str
+    under_photo: str
+
+
+def heat(unit: Float[Tensor, "1 u v"], style: Style) -> UInt8[Tensor, "3 s s"]:
+    """The heat map alone."""
+    return colour(render.shown(unit, (SIDE, SIDE)), style.colours)[0]
+
+
+def overlay(photo: UInt8[Tensor, "1 3 s s"], unit: Float[Tensor, "1 u v"], text: str, style: Style) -> UInt8[Tensor, "3 s s"]:
+    """The heat over the photograph, with the text on it."""
+    side = photo.shape[-1]
+    blended = render.blend(photo, render.shown(unit, (side, side)), style)[0]
+    return _written(blended, text, style)
+
+
+def figure(photo: UInt8[Tensor, "1 3 s s"], unit: Float[Tensor, "1 u v"], told: Told, style: Style) -> UInt8[Tensor, "3 y x"]:
+    """Two panels, the heat map and the photograph with it, under a header with the colour scale."""
+    type_style = replace(style, tile=170)  # the size of type, apart from that of the panels
+    panels = torch.cat([panel_row(photo, unit, replace(style, panels=(panel,))) for panel in ("heat", "overlay")])
+    under = [Caption("heat map", told.under_heat), Caption("original with heat map", told.under_photo)]
+    words = strips(under, panels.shape[-1], font_size(type_style), style.font)
+    cards = grid(torch.cat([panels, words], 2), 2, 12)
+    return under_header(cards, (told.headline, told.how), type_style)
+
+
+def _written(picture: UInt8[Tensor, "3 s s"], text: str, style: Style) -> UInt8[Tensor, "3 s s"]:
+    side = picture.shape[-1]
+    size, gap = side // 20, side // 40
+    face = load(size, style.font)
+    text = clip(text, face, side - 4 * gap)
+    canvas = Image.fromarray(np.ascontiguousarray(picture.movedim(0, -1).numpy())).convert("RGBA")
+    plate = Image.new("RGBA", canvas.size)
+    draw = ImageDraw.Draw(plate)
+    right, top = 3 * gap + face.getlength(text), side - gap - 1.9 * size
+    draw.rounded_rectangle((gap, top, right, side - gap), size // 3, (16, 17, 20, 190))
+    draw.text((2 * gap, (top + side - gap) / 2), text, (255, 255, 255, 255), face, anchor="lm")
+    return to_tensor(Image.alpha_composite(canvas, plate).convert("RGB"))

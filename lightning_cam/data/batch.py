@@ -1,0 +1,109 @@
+"""FixedBatch: which samples are watched, pinned by dataset index, and how a batch is read.
+
+b batch, c channels, h w image, n boxes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from jaxtyping import Bool, Shaped
+from torch import Tensor
+
+from lightning_cam.registry import did_you_mean
+
+Key = int | str | Callable[[Any], Any] | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Which samples are watched and where a batch holds what.
+
+    Args:
+        samples: the first n of the dataset, a list of dataset indices, or a batch handed in as the loader would give it.
+        per_class: take this many of each class instead of the first n, classes in order.
+        loader: which of several validation loaders, by position or key.
+        image: key, position, attribute or callable that takes the images [b c h w] out of a batch; signals [b c t] or volumes
+            [b c d h w] for a model that begins with a convolution of one or three dimensions.
+        label: the same for the labels [b]; may be absent.
+        regions: the same for boxes (x0, y0, x1, y1; [b 4] or [b n 4], pixels of the image the model sees, ends excluded,
+            rows of NaN ignored) or masks [b h w]; a dict names several regions.
+        classes: class names; by default the dataset's or datamodule's own ``classes``.
+    """
+
+    samples: Any = 16
+    per_class: int | None = None
+    loader: int | str = 0
+    image: Key = None
+    label: Key = None
+    regions: Key | Mapping[str, Key] = None
+    classes: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.samples, bool) or (isinstance(self.samples, int) and self.samples < 1):
+            raise ValueError(f"Batch(samples={self.samples!r}): expected a count of at least 1, indices, or a batch.")
+        if self.per_class is not None and self.per_class < 1:
+            raise ValueError(f"Batch(per_class={self.per_class!r}): expected at least 1.")
+
+    @classmethod
+    def of(cls, spec: Any) -> "Batch":
+        """A Batch from what a callback accepts: itself, its fields as a dict, a count, indices, or a batch handed in."""
+        if isinstance(spec, cls):
+            return spec
+        fields = list(cls.__dataclass_fields__)
+        if not isinstance(spec, Mapping) or not spec or any(isinstance(value, Tensor) for value in spec.values()):
+            return cls(samples=spec)
+        unknown = [key for key in spec if key not in fields]
+        if not unknown:
+            return cls(**spec)
+        if _plain(spec):
+            hint = did_you_mean(str(unknown[0]), fields)
+            raise ValueError(f"Batch has no option {unknown[0]!r}.{hint} It takes: {', '.join(fields)}.")
+        return cls(samples=spec)
+
+    @property
+    def given(self) -> bool:
+        """Whether the samples are a batch handed in rather than a choice from a dataset."""
+        return not isinstance(self.samples, int) and not is_indices(self.samples)
+
+
+@dataclass(frozen=True, eq=False)
+class FixedBatch:
+    """The samples every look shows, on the model's device."""
+
+    images: Shaped[Tensor, "b c *s"]
+    labels: Shaped[Tensor, "b ..."] | None = None
+    regions: Mapping[str, Bool[Tensor, "b h w"]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    origin: str = "given"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def first(self, n: int) -> "FixedBatch":
+        """The first n samples."""
+        return replace(
+            self,
+            images=self.images[:n],
+            labels=None if self.labels is None else self.labels[:n],
+            regions={name: mask[:n] for name, mask in self.regions.items()},
+            names=self.names[:n],
+        )
+
+    def class_name(self, index: int) -> str:
+        """The class's name where names are known, else its number."""
+        return self.classes[index] if 0 <= index < len(self.classes) else f"class {index}"
+
+
+def is_indices(samples: Any) -> bool:
+    """Whether this is a list of dataset indices."""
+    return isinstance(samples, Sequence) and len(samples) > 0 and all(type(i) is int for i in samples)
+
+
+def _plain(value: Any) -> bool:
+    """Whether these are options, as a YAML file holds them, rather than a batch."""
+    if isinstance(value, Mapping | list | tuple):
+        return all(map(_plain, value.values() if isinstance(value, Mapping) else value))
+    return value is None or isinstance(value, int | float | str) or callable(value)
