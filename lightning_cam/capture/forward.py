@@ -1,76 +1,132 @@
-"""Forward: one forward, watched at one or several layers. b batch, t targets, n changed samples."""
+"""Forward: one forward, watched at one or several layers, and the scores explained. b batch, t targets, n changed samples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from lightning_cam.capture.attention import Attention, attend
 from lightning_cam.capture.gradient import derivative
-from lightning_cam.model.layout import Layout
+from lightning_cam.capture.hooks import LayerOutput, Replacement
+from lightning_cam.model.output import is_detections
 from lightning_cam.model.trace import Call
 from lightning_cam.targets.target import TargetScores
 
 
-@dataclass(frozen=True)
-class LayerOutput:
-    """A layer's output as the rest of the model consumed it, and how it is read as maps."""
-
-    output: Tensor
-    layout: Layout
-    version: int
-    calls: int  # how often the layer has run; the last call is the one kept
-
-    @property
-    def rewritten(self) -> bool:
-        """Whether an in-place operation changed the output before it was consumed."""
-        return self.output._version != self.version
-
-
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """One forward, watched at one or several layers, and the numbers explained."""
+    """One forward, watched at one or several layers, and the scores explained.
 
+    Attributes:
+        session: the session in which it ran, and in which changed samples are run; it must still be open for that.
+        images: the input.
+        output: the logits, or what else the model gave.
+        scores: the numbers explained; None where nothing is explained.
+        outputs: what the watched layers returned, by their names.
+        calls: the calls of the model's modules, in the order in which they returned.
+        labels: the samples' labels.
+        regions: masks by name.
+    """
+
+    session: Any  # a Session, whose file imports this one
     images: Shaped[Tensor, "b ..."]
     output: Any
-    aim: TargetScores
-    kept: Mapping[str, LayerOutput]
+    scores: TargetScores | None
+    outputs: Mapping[str, LayerOutput]
     calls: list[Call]
-    regions: Mapping[str, Bool[Tensor, "b h w"]]
-    again: Callable[..., Tensor]  # (look, layer, samples, image, activation) -> scores [n t] of changed samples
-    at: Callable[..., "Forward"]  # (look, images) -> the same look at other images
+    labels: Shaped[Tensor, "b ..."] | None = None
+    regions: Mapping[str, Bool[Tensor, "b *s"]] = field(default_factory=dict)
     _gradients: dict[int, dict[str, Tensor | None]] = field(default_factory=dict)
+
+    @property
+    def target_scores(self) -> TargetScores:
+        """The numbers explained.
+
+        Raises:
+            ValueError: where the forward was run without a target.
+        """
+        if self.scores is None:
+            raise ValueError("This forward was run without a target, so there is no score; name a target.")
+        return self.scores
 
     def title(self, layer: str) -> str:
         """The layer's name, with the number of the call kept where it has run several times."""
-        return layer if self.kept[layer].calls == 1 or "#" in layer else f"{layer}#{self.kept[layer].calls - 1}"
+        call = self.outputs[layer].call
+        if call == 1 or "#" in layer:
+            return layer
+        return f"{layer}#{call - 1}"
+
+    def rescore(
+        self,
+        layer: str,
+        samples: slice,
+        *,
+        image: Shaped[Tensor, "n ..."] | None = None,
+        activation: Float[Tensor, "n c *m"] | None = None,
+    ) -> Float[Tensor, "n t"]:
+        """The same scores for changed images, or changed maps at a layer, of the sample in a slice; without gradient.
+
+        With maps the layers before run once, for the one image, and those behind for all n: residual paths broadcast.
+        """
+        with torch.no_grad():
+            return self._changed_scores(layer, samples, image, activation)
+
+    def rerun(
+        self,
+        layer: str | None = None,
+        *,
+        image: Shaped[Tensor, "b ..."] | None = None,
+        activation: Float[Tensor, "b c *m"] | None = None,
+    ) -> Float[Tensor, "b t"]:
+        """The same scores of the whole batch, run anew and recorded from the image on, or from the maps put in at the layer."""
+        with torch.enable_grad():
+            return self._changed_scores(layer or next(iter(self.outputs)), slice(None), image, activation)
+
+    def with_images(self, images: Shaped[Tensor, "b ..."]) -> "Forward":
+        """The same look at other images of the same samples: what was chosen stays chosen."""
+        forward: Forward = self.session.forward_again(self, images)
+        return forward
 
     @cached_property
     def attention(self) -> Attention:
         """Every block's attention probabilities, of one further forward; run once, when first read."""
-
-        def rerun() -> Tensor:
-            with torch.enable_grad():
-                scores: Tensor = self.again(self, next(iter(self.kept)), slice(None), None, None)
-            return scores
-
-        layouts = [kept.layout for kept in self.kept.values()]
-        return attend(rerun, self.aim.score.detach(), self.images.shape, self.calls, layouts)
+        score = self.target_scores.score.detach()
+        layouts = [layer.layout for layer in self.outputs.values()]
+        return attend(self.rerun, score, self.images.shape, self.calls, layouts)
 
     def gradient(self, layer: str, position: int) -> Tensor | None:
-        """One backward for all layers, stopping at the earliest; taken once per target."""
+        """The score's gradient by a layer's output; one backward for all layers, stopping at the earliest, once a target.
+
+        Raises:
+            ValueError: if the score is detached from all of the layers.
+        """
         if position not in self._gradients:
-            score = self.aim.score[:, position]
+            score = self.target_scores.score[:, position]
             if not score.requires_grad:
                 raise ValueError(
-                    f"The score has no gradient with respect to {', '.join(self.kept)}: the target or the model's output "
+                    f"The score has no gradient with respect to {', '.join(self.outputs)}: the target or the model's output "
                     "is detached (a forward wholly under no_grad, .detach(), argmax). Use a method without gradients "
                     "(activation_mean, cam), or an output that stays connected."
                 )
-            found = derivative(score, [kept.output for kept in self.kept.values()])
-            self._gradients[position] = dict(zip(self.kept, found, strict=True))
+            gradients = derivative(score, [layer_output.output for layer_output in self.outputs.values()])
+            self._gradients[position] = dict(zip(self.outputs, gradients, strict=True))
         return self._gradients[position][layer]
+
+    def _changed_scores(
+        self, layer: str, samples: slice, image: Tensor | None, activation: Tensor | None
+    ) -> Float[Tensor, "n t"]:
+        images = self.images[samples] if image is None else image
+        n = len(images)
+        replacement = None
+        if activation is not None:
+            n = len(activation)
+            record = self.outputs[layer]
+            replacement = Replacement(layer, record.call, record.layout, activation)
+            if is_detections(self.output):  # gives as many results as images, where elsewhere one image does for all
+                images = images.expand(n, *images.shape[1:])
+        output = self.session.run(images, replacement)
+        return self.target_scores.of_output(output, samples, n)

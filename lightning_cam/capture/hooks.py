@@ -1,149 +1,156 @@
-"""``watch``: hook in, hook out. One forward becomes a Look; changed samples are run through the same hooks.
+"""Forward hooks on the watched layers: they record what a layer returns, or replace it, and do nothing else.
 
-b batch, t targets, c channels, m map, n changed samples.
+n changed samples, c channels, m map.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from lightning_cam.capture.forward import Forward, LayerOutput
-from lightning_cam.model.head import head_weight
+from lightning_cam.model.layout import Layout
 from lightning_cam.model.names import modules_by_name, split_call
-from lightning_cam.model.output import Output, find_logits, is_detections
-from lightning_cam.model.trace import Call, layer_candidates, layout_of, record_calls
-from lightning_cam.targets.target import Held, Target, aim
+from lightning_cam.model.trace import Call, layer_candidates, layout_of
 
 
-@contextmanager
-def watch(model: nn.Module, names: list[str]) -> Iterator[Callable[..., Forward]]:
-    """Hook the named layers and hand out ``look(images, target, label, regions, output, context)``.
+@dataclass(frozen=True)
+class LayerOutput:
+    """A layer's output as the rest of the model consumed it, and how it is read as maps.
 
-    The first of the layers to run is cut off from what precedes it, so only what follows is recorded for the backward.
-    Hooks are gone when the block ends, however it ends.
+    Attributes:
+        output: the tensor that was handed on.
+        layout: how it is read as maps.
+        version: the tensor's version when it was handed on.
+        call: which of the layer's calls this is, counted from 1; the last call wins.
     """
-    modules, run = modules_by_name(model), _Run(model, names)
-    with ExitStack() as undo:
-        for name in names:
-            undo.callback(modules[split_call(name)[0]].register_forward_hook(run.hook(name)).remove)
-        undo.callback(run.close)
-        yield run.look
+
+    output: Tensor
+    layout: Layout
+    version: int
+    call: int
+
+    @property
+    def changed_in_place(self) -> bool:
+        """Whether an in-place operation changed the output before it was consumed (DenseNet's ReLU)."""
+        return self.output._version != self.version
 
 
 @dataclass(eq=False)
-class _Run:
-    """The state of one forward, shared by the hooks."""
+class Recording:
+    """What the watched layers return in one forward.
 
-    model: nn.Module
-    names: list[str]
-    open: bool = True
-    image: tuple[int, ...] = ()
-    calls: list[Call] = field(default_factory=list)
-    kept: dict[str, LayerOutput] = field(default_factory=dict)
-    unfit: dict[str, str] = field(default_factory=dict)
+    Attributes:
+        image: the shape of the images.
+        calls: the calls of the forward so far, by whose patch embeddings tokens are counted.
+        differentiable: whether what follows the layers is recorded for a backward.
+        outputs: the layers' outputs, by the layer's name.
+        unreadable: what a layer returned that holds no map, in words.
+        times: how often each layer has run.
+    """
+
+    image: tuple[int, ...]
+    calls: list[Call]
+    differentiable: bool = True
+    outputs: dict[str, LayerOutput] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
     times: dict[str, int] = field(default_factory=dict)
-    swap: tuple[str, int, Callable[[Tensor], Tensor]] | None = None  # layer, which of its calls, what to hand on instead
 
-    def hook(self, name: str) -> Callable[..., Tensor | None]:
-        """Keep a layer's output and hand on a clone, or hand on what is put in its place."""
-        _, wanted = split_call(name)
+    def __call__(self, layer: str, output: Any) -> Tensor | None:
+        """Keep the output, and hand on a tensor of the same values by which a score can be differentiated."""
+        self.times[layer] = self.times.get(layer, 0) + 1
+        _, wanted = split_call(layer)
+        if wanted is not None and self.times[layer] != wanted + 1:
+            return None
+        layout = layout_of(output, self.image, self.calls)
+        if layout is None:
+            self.unreadable[layer] = _in_words(output)
+            return None
+        if self.differentiable:
+            output = self._begin_graph(output)
+        # A clone, for an in-place operation behind the layer may neither meet a leaf nor rewrite what is kept. If it rewrites
+        # the clone, the clone is what the rest of the net consumed: it is kept, with its version, so that this can be told.
+        passed_on: Tensor = output.clone()
+        self.outputs[layer] = LayerOutput(passed_on, layout, passed_on._version, self.times[layer])
+        return passed_on
 
-        def keep(module: nn.Module, args: Any, output: Any) -> Tensor | None:
-            self.times[name] = self.times.get(name, 0) + 1
-            if self.swap is not None:
-                layer, call, put = self.swap
-                return put(output) if (layer, call) == (name, self.times[name]) else None
-            if wanted is not None and self.times[name] != wanted + 1:
-                return None
-            layout = layout_of(output, self.image, self.calls)
-            if layout is None:
-                self.unfit[name] = (
-                    f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-                )
-                return None
-            torch.set_grad_enabled(True)  # the model runs under no_grad up to here and is recorded from here on
-            if not self.kept or not output.requires_grad:  # the cut; or a branch that does not come from it
-                output = output.detach().requires_grad_()
-            # an in-place operation behind the layer must neither meet a leaf nor change what was kept
-            handed: Tensor = output.clone()
-            self.kept[name] = LayerOutput(handed, layout, handed._version, self.times[name])
-            return handed
+    def _begin_graph(self, output: Tensor) -> Tensor:
+        """From here on the model is recorded, also where it ran under no_grad up to here."""
+        torch.set_grad_enabled(True)
+        if self.outputs and output.requires_grad:
+            return output  # a later layer stays connected to the earliest, where the graph was cut
+        return output.detach().requires_grad_()
 
-        return keep
+    def require(self, layers: Sequence[str]) -> None:
+        """Raise ValueError, naming layers that do, where a layer returned no map."""
+        for layer in layers:
+            if layer not in self.outputs:
+                raise ValueError(self._missing(layer))
 
-    def look(
-        self,
-        images: Shaped[Tensor, "b ..."],
-        target: Target,
-        label: Tensor | None = None,
-        regions: Mapping[str, Tensor] = MappingProxyType({}),
-        output: Output = None,
-        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    ) -> Forward:
-        """Run the model once and aim at the numbers explained."""
-        for trunk in (torch.no_grad, torch.enable_grad):  # the second where the model has a no_grad of its own
-            self.kept = {}
-            with trunk(), context():
-                result = find_logits(self._forward(images), output)
-            for name in self.names:
-                if name not in self.kept:
-                    raise ValueError(_no_map(name, self.unfit.get(name), self.times.get(name, 0), self.calls))
-            with torch.enable_grad():
-                aimed = aim(target, result, label, partial(head_weight, self.calls, result))
-            if aimed.score.requires_grad:
-                break
-
-        def again(look: Forward, layer: str, samples: slice, image: Tensor | None, activation: Tensor | None) -> Tensor:
-            with context():
-                changed = find_logits(self._changed(look, layer, samples, image, activation), output)
-            n = len(next(given for given in (activation, image, look.images[samples]) if given is not None))
-            assert look.aim.again is not None
-            return look.aim.again(changed, samples, n).score
-
-        def at(look: Forward, other: Shaped[Tensor, "b ..."]) -> Forward:
-            return self.look(other, Held(look.aim), label, regions, output, context)
-
-        kept = {name: self.kept[name] for name in self.names}
-        return Forward(images, result, aimed, kept, self.calls, regions, again, at)
-
-    def close(self) -> None:
-        """Let go of everything; what is run now is no longer watched."""
-        self.open, self.kept, self.calls = False, {}, []
-
-    def _forward(self, images: Tensor) -> Any:
-        if not self.open:
-            raise RuntimeError("The look is over: rescore and with_image work while the layers are watched.")
-        self.image, self.times, self.unfit = tuple(images.shape), {}, {}
-        with record_calls(self.model, images.shape) as self.calls:
-            return self.model(images.clone())  # a model may change its input
-
-    def _changed(
-        self, look: Forward, layer: str, samples: slice, image: Tensor | None, activation: Float[Tensor, "n c *m"] | None
-    ) -> Any:
-        kept = look.kept[layer]
-        original = look.images[samples] if image is None else image
-        if activation is not None and is_detections(look.output):  # as many images as results, where else one does for all
-            original = original.expand(len(activation), *original.shape[1:])
-        try:
-            if activation is None:
-                self.swap = ("", 0, lambda output: output)  # nothing is kept
-                return self._forward(original)
-            # a clone, since an in-place operation behind the layer would write into the caller's tensor
-            self.swap = (layer, kept.calls, lambda output: kept.layout.from_map(activation.to(output), output).clone())
-            return self._forward(original)
-        finally:
-            self.swap = None
+    def _missing(self, layer: str) -> str:
+        times = self.times.get(layer, 0)
+        returned = self.unreadable.get(layer)
+        if times and not returned:
+            return f"The layer {split_call(layer)[0]!r} is called {times} times: name #0 to #{times - 1}, not {layer!r}."
+        what = "did not run in this forward"
+        if returned:
+            what = f"returned {returned}; expected a map [b c u v] of more than one cell"
+        return f"The layer {layer!r} {what}. Layers with a map: {layer_candidates(self.calls, layer)}."
 
 
-def _no_map(name: str, returned: str | None, times: int, calls: list[Call]) -> str:
-    if times and not returned:
-        return f"The layer {split_call(name)[0]!r} is called {times} times: name #0 to #{times - 1}, not {name!r}."
-    what = f"returned {returned}; expected a map [b c u v] of more than one cell" if returned else "did not run in this forward"
-    return f"The layer {name!r} {what}. Layers with a map: {layer_candidates(calls, name)}."
+@dataclass(eq=False)
+class Replacement:
+    """Changed maps handed on in place of what one call of one layer returns."""
+
+    layer: str
+    call: int
+    layout: Layout
+    activation: Float[Tensor, "n c *m"]
+    times: dict[str, int] = field(default_factory=dict)
+
+    def __call__(self, layer: str, output: Any) -> Tensor | None:
+        """The maps in the layer's own layout and precision."""
+        self.times[layer] = self.times.get(layer, 0) + 1
+        if (layer, self.times[layer]) != (self.layer, self.call):
+            return None
+        changed = self.layout.from_map(self.activation.to(output), output)
+        return changed.clone()  # an in-place operation behind the layer would write into the caller's tensor
+
+
+Action = Callable[[str, Any], Tensor | None]
+
+
+@dataclass(eq=False)
+class LayerHooks:
+    """The hooks of a session; ``action`` is what they do with an output, None for nothing."""
+
+    layers: Sequence[str]
+    action: Action | None = None
+
+    @contextmanager
+    def attached(self, model: nn.Module) -> Iterator[None]:
+        """Hooks in; hooks out when the block ends, however it ends.
+
+        Hooks on a module run after those that are global, so a call is in the list of calls before its output is read.
+        """
+        modules = modules_by_name(model)
+        with ExitStack() as undo:
+            for layer in self.layers:
+                module = modules[split_call(layer)[0]]
+                undo.callback(module.register_forward_hook(self._hook(layer)).remove)
+            yield
+
+    def _hook(self, layer: str) -> Callable[..., Tensor | None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Tensor | None:
+            return None if self.action is None else self.action(layer, output)
+
+        return hook
+
+
+def _in_words(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return f"shape {tuple(output.shape)}"
+    return f"a {type(output).__name__}"

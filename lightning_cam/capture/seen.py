@@ -1,10 +1,10 @@
-"""Seen: what one forward showed at one layer, for one number explained: all that a method needs.
+"""Seen: what one forward showed at one layer, for one number explained: all that a method or a metric needs.
 
-b batch, t targets, c channels, m map (u v for pictures), h w image, k class, n changed samples.
+b batch, t targets, c channels, m map (u v for pictures), s sides of the image, k class, n changed samples.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,45 +18,59 @@ from lightning_cam.capture.gradient import at_least_float, derivative
 from lightning_cam.model.head import find_head
 from lightning_cam.model.names import split_call
 from lightning_cam.model.trace import Call, layer_candidates
+from lightning_cam.record import Earlier
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What one forward showed at one layer, for one number explained: all that a method needs.
+    """What one forward showed at one layer, for one number explained: all that a method or a metric needs.
 
     Values are float32 (float64 for a float64 model) on the model's device. Maps have as many dimensions as the image has
     sides: [b c u v] for pictures, whatever the layer's own layout (channels last, tokens) is.
+
+    Attributes:
+        forward: the forward.
+        layer: the layer's name.
+        position: which of its targets is explained.
+        earlier: this target's maps at earlier looks of the run, for metrics that compare; empty outside a run.
     """
 
-    look: Forward
+    forward: Forward
     layer: str
     position: int = 0
+    earlier: Earlier = field(default_factory=Earlier)
 
     @property
     def image(self) -> Shaped[Tensor, "b ..."]:
         """The input."""
-        return self.look.images
+        return self.forward.images
 
     @property
     def logits(self) -> Any:
         """The model's output, [b k] for a classifier, detached."""
-        return self.look.output.detach() if isinstance(self.look.output, Tensor) else self.look.output
+        output = self.forward.output
+        if isinstance(output, Tensor):
+            return output.detach()
+        return output
 
     @property
     def score(self) -> Float[Tensor, "b"]:
         """The number explained."""
-        return at_least_float(self.look.aim.score[:, self.position].detach())
+        return at_least_float(self.forward.target_scores.score[:, self.position].detach())
 
     @property
     def classes(self) -> Int[Tensor, "b"] | None:
         """The class whose logit is explained, where it is one; of a sample that has no such target, any."""
-        return None if self.look.aim.classes is None else self.look.aim.classes[:, self.position].clamp(min=0)
+        choice = self.forward.target_scores.choice
+        if not choice.logit or choice.classes is None:
+            return None
+        return choice.classes[:, self.position].clamp(min=0)
 
     @cached_property
     def activation(self) -> Float[Tensor, "b c *m"]:
         """The layer's output as the rest of the model consumed it."""
-        kept = self.look.kept[self.layer]
-        return at_least_float(kept.layout.to_map(kept.output.detach()))
+        record = self.forward.outputs[self.layer]
+        return at_least_float(record.layout.to_map(record.output.detach()))
 
     @cached_property
     def gradient(self) -> Float[Tensor, "b c *m"]:
@@ -65,13 +79,13 @@ class Seen:
         Raises:
             ValueError: if the score does not depend on the layer, or for no sample on any place of its map.
         """
-        gradient = self.look.gradient(self.layer, self.position)
-        near = f"Layers with a map: {layer_candidates(self.look.calls, self.layer)}."
+        gradient = self.forward.gradient(self.layer, self.position)
+        near = f"Layers with a map: {layer_candidates(self.forward.calls, self.layer)}."
         if gradient is None:
             raise ValueError(
                 f"The layer {self.layer!r} does not feed the explained score, so its gradient does not exist. {near}"
             )
-        layout = self.look.kept[self.layer].layout
+        layout = self.forward.outputs[self.layer].layout
         maps = layout.to_map(gradient)
         if layout.prefix and not maps.any() and gradient.any():
             raise ValueError(
@@ -80,17 +94,6 @@ class Seen:
             )
         return maps
 
-    def _before_attention(self) -> str:
-        """The last layer whose tokens attention still mixes, where attention is seen; else in general words."""
-        general = "a layer before the last attention, such as the last block's first norm"
-        try:
-            name = self.look.attention.blocks[-1].name
-        except (ValueError, RuntimeError):
-            return general
-        inside = [i for i, call in enumerate(self.look.calls) if f"{call.name}.".startswith(f"{name}.")]
-        rows = [call for call in self.look.calls[: inside[0]] if call.layout and not isinstance(call.module, nn.Linear)]
-        return f"the layer before the last attention, {rows[-1].name!r}, or one before it" if rows else general
-
     @property
     def attention(self) -> Attention:
         """Every block's attention probabilities, [b heads n n], connected to the scores; a forward runs at first reading.
@@ -98,25 +101,33 @@ class Seen:
         Raises:
             ValueError: if the model has no attention over all tokens of the image, or hides it.
         """
-        return self.look.attention
+        return self.forward.attention
 
     @property
-    def regions(self) -> Mapping[str, Bool[Tensor, "b h w"]]:
+    def regions(self) -> Mapping[str, Bool[Tensor, "b *s"]]:
         """Where the object, or anything else worth naming, is in each image: masks by name; may be empty."""
-        return self.look.regions
+        return self.forward.regions
 
     @property
     def head(self) -> Call | None:
         """The classifier behind the layer, if it is one linear layer or 1x1 convolution and nothing else with weights."""
-        base, which = split_call(self.layer)
-        own = [i for i, call in enumerate(self.look.calls) if call.name == base]
-        after = self.look.calls[own[-1 if which is None else which] + 1 :]
-        weighted = [call for call in after if call.name and any(True for _ in call.module.parameters(False))]
-        classes = self.logits.shape[1] if isinstance(self.logits, Tensor) and self.logits.ndim == 2 else None
-        return find_head(weighted, classes) if len(weighted) == 1 else None
+        base, call = split_call(self.layer)
+        calls = self.forward.calls
+        own = [i for i, other in enumerate(calls) if other.name == base]
+        start = own[-1] if call is None else own[call]
+        with_weights = [other for other in calls[start + 1 :] if other.name and any(True for _ in other.module.parameters(False))]
+        if len(with_weights) != 1:
+            return None
+        logits = self.logits
+        classes = logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None
+        return find_head(with_weights, classes)
 
     def rescore(
-        self, sample: int, *, image: Shaped[Tensor, "n ..."] | None = None, activation: Float[Tensor, "n c *m"] | None = None
+        self,
+        sample: int,
+        *,
+        image: Shaped[Tensor, "n ..."] | None = None,
+        activation: Float[Tensor, "n c *m"] | None = None,
     ) -> Float[Tensor, "n"]:
         """The same number for changed inputs, or changed activations, of one sample: all that perturbation needs.
 
@@ -128,20 +139,22 @@ class Seen:
             image: n changed images.
             activation: n changed maps of the layer.
         """
-        with torch.no_grad():
-            scores = self.look.again(self.look, self.layer, slice(sample, sample + 1), image, activation)
+        samples = slice(sample, sample + 1)
+        scores = self.forward.rescore(self.layer, samples, image=image, activation=activation)
         return at_least_float(scores[:, self.position])
 
-    def replay(
-        self, *, image: Shaped[Tensor, "b ..."] | None = None, activation: Float[Tensor, "b c *m"] | None = None
+    def rerun(
+        self,
+        *,
+        image: Shaped[Tensor, "b ..."] | None = None,
+        activation: Float[Tensor, "b c *m"] | None = None,
     ) -> Float[Tensor, "b"]:
         """The same numbers run anew and recorded: all that a gradient elsewhere than at the layer needs.
 
         The forward is recorded from the image on, or from the activation put in at the layer. Nothing is kept of it but
         what the caller's own hooks keep.
         """
-        with torch.enable_grad():
-            scores = self.look.again(self.look, self.layer, slice(None), image, activation)
+        scores = self.forward.rerun(self.layer, image=image, activation=activation)
         return at_least_float(scores[:, self.position])
 
     def image_gradient(self, outputs: list[Tensor]) -> list[Tensor | None]:
@@ -151,15 +164,29 @@ class Seen:
             ValueError: if the score is cut off from the image.
         """
         image = self.image.detach().clone().requires_grad_()
-        score = self.replay(image=image)
-        found = derivative(score, [image, *outputs]) if score.requires_grad else [None]
-        if found[0] is None:
+        score = self.rerun(image=image)
+        gradients = derivative(score, [image, *outputs]) if score.requires_grad else [None]
+        if gradients[0] is None:
             raise ValueError(
                 "The score has no gradient with respect to the image: part of the forward runs under no_grad or is detached. "
                 "Use a method that needs the gradient at a layer only, such as grad_cam."
             )
-        return found
+        return gradients
 
     def with_image(self, images: Shaped[Tensor, "b ..."]) -> "Seen":
         """The same look at other images of the same classes: all that smoothing and flipping need."""
-        return Seen(self.look.at(self.look, images), self.layer, self.position)
+        return Seen(self.forward.with_images(images), self.layer, self.position)
+
+    def _before_attention(self) -> str:
+        """The last layer whose tokens attention still mixes, where attention is seen; else in general words."""
+        general = "a layer before the last attention, such as the last block's first norm"
+        try:
+            attention = self.attention.blocks[-1].name
+        except (ValueError, RuntimeError):
+            return general
+        calls = self.forward.calls
+        first = next(i for i, call in enumerate(calls) if f"{call.name}.".startswith(f"{attention}."))
+        before = [call for call in calls[:first] if call.layout and not isinstance(call.module, nn.Linear)]
+        if not before:
+            return general
+        return f"the layer before the last attention, {before[-1].name!r}, or one before it"

@@ -1,14 +1,15 @@
 """Targets that choose classes, whose logits are explained. b batch, k class, t targets."""
 
+from dataclasses import replace
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from lightning_cam.registry import TARGETS
-from lightning_cam.targets.logits import class_logits, logits_of
-from lightning_cam.targets.target import find
+from lightning_cam.targets.adapters import find
+from lightning_cam.targets.logits import class_logits
+from lightning_cam.targets.target import Choice
 
 
 @TARGETS.register
@@ -22,14 +23,10 @@ def label(logits: Any, label: Shaped[Tensor, "b ..."] | None) -> Int[Tensor, "b"
         )
     if label.ndim == 2 and label.shape[1] == 1:
         label = label[:, 0]
-    single = logits.shape[1] == 1
-    if label.ndim != 1 or label.is_floating_point() or single:
-        several = label.shape == logits.shape
-        instead = "'positives' explains every class that is set" if several else "'binary' explains a single logit"
-        other = instead if several or single else "For other labels pass a callable (logits, label) -> class ids or scores"
+    if label.ndim != 1 or label.is_floating_point() or logits.shape[1] == 1:
         raise ValueError(
             "The target 'label' needs one integer class a sample, shape [b], and a logit a class; "
-            f"got {tuple(label.shape)} of {label.dtype} for {tuple(logits.shape)} logits. {other}."
+            f"got {tuple(label.shape)} of {label.dtype} for {tuple(logits.shape)} logits. {_alternative(logits, label)}."
         )
     return label
 
@@ -37,8 +34,7 @@ def label(logits: Any, label: Shaped[Tensor, "b ..."] | None) -> Int[Tensor, "b"
 @TARGETS.register
 def predicted(logits: Any, label: Tensor | None) -> Int[Tensor, "b"]:
     """The class of the largest logit; it may change from look to look."""
-    best: Tensor = class_logits(logits).argmax(1)
-    return best
+    return class_logits(logits).argmax(1)
 
 
 @TARGETS.register
@@ -77,21 +73,32 @@ def positives(logits: Any, label: Shaped[Tensor, "b ..."] | None) -> Int[Tensor,
             f"The target 'positives' needs multi-hot labels {tuple(logits.shape)}, one for each logit; got {given}. "
             "For one class a sample use 'label'."
         )
-    set_: Bool[Tensor, "b k"] = label.to(logits.device) > 0.5
-    most = max(1, int(set_.sum(1).max()))
-    first = set_.int().argsort(dim=1, descending=True, stable=True)[:, :most]
-    return first.masked_fill(~set_.gather(1, first), -1)
+    is_set: Bool[Tensor, "b k"] = label.to(logits.device) > 0.5
+    most = max(1, int(is_set.sum(1).max()))
+    first = is_set.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return first.masked_fill(~is_set.gather(1, first), -1)
 
 
-def classes_of(spec: Any, logits: Any, label: Tensor | None) -> Int[Tensor, "b *t"]:
-    """The classes a score is about: of a target that chooses some; for None the labels where there are any, else predicted.
+def choose_classes(spec: Any, output: Any, label: Tensor | None) -> Choice:
+    """The classes that a score is about: of a target that chooses some; for None the labels if there are any, else predicted.
 
     Raises:
         ValueError: if the target gives scores, or classes that the logits do not have.
     """
-    chosen = find(("predicted" if label is None else "label") if spec is None else spec)(logits, label)
-    chosen = torch.stack(chosen, 1) if isinstance(chosen, list) else chosen
-    if not isinstance(chosen, Tensor) or chosen.is_floating_point() or chosen.ndim not in (1, 2):
-        raise ValueError(f"of={spec!r} gives scores, and classes are needed, such as 'label', 'predicted' or a class id.")
-    logits_of(chosen if chosen.ndim == 2 else chosen[:, None], logits)  # tells what is wrong with them
-    return chosen
+    if spec is None:
+        spec = "predicted" if label is None else "label"
+    choice = find(spec).choose(output, label, None)
+    if not choice.logit or choice.classes is None:
+        raise ValueError(
+            f"classes={spec!r} gives scores, and classes are needed, such as 'label', 'predicted' or a class id."
+        )
+    return replace(choice, parts=(), absent=choice.classes < 0, logit=False)
+
+
+def _alternative(logits: Tensor, label: Tensor) -> str:
+    """What explains labels that are not one class a sample."""
+    if label.shape == logits.shape:
+        return "'positives' explains every class that is set"
+    if logits.shape[1] == 1:
+        return "'binary' explains a single logit"
+    return "For other labels pass a callable (logits, label) -> class ids or scores"

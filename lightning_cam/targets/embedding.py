@@ -8,54 +8,63 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_cam.registry import TARGETS
-from lightning_cam.targets.target import Pinned
+from lightning_cam.targets.target import Choice
 
 Measure = Callable[[Float[Tensor, "b e"], Float[Tensor, "b e"]], Float[Tensor, "b"]]
 
 
-class Frozen:
-    """A target whose reference is given, or frozen at the first look and kept with the run.
+class FrozenReference:
+    """Likeness to a reference that was handed in, or is frozen at the first look and stays with the run.
 
     Attributes:
-        reference: embeddings [e] or [b e]; None before the first look.
         measure: ``(embeddings, references) -> scores [b]``.
+        reference: embeddings [e] or [b e]; None before the first look.
     """
 
     def __init__(self, measure: Measure, reference: Any = None) -> None:
         self.measure = measure
-        self.reference: Tensor | None = None if reference is None else _plain(torch.as_tensor(reference))
-        self.given = reference is not None
+        self.handed_in = reference is not None
+        self.reference: Tensor | None = None
+        if reference is not None:
+            self.reference = _storable(torch.as_tensor(reference))
         self.__name__ = measure.__name__.strip("_")
 
-    def __call__(self, output: Any, label: Tensor | None) -> Pinned:
-        """The scores, by the frozen reference."""
-        e = _embedding(output)
+    def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
+        """The reference of each sample; at the first look the embeddings become it."""
+        embedding = _embedding(output)
         if self.reference is None:
-            self.reference = _plain(e)
-        reference = self.reference.to(e)
-        if reference.shape[-1] != e.shape[1] or (reference.ndim == 2 and len(reference) not in (1, len(e))):
+            self.reference = _storable(embedding)
+        reference = self.reference.to(embedding)
+        fits = reference.ndim == 1 or len(reference) in (1, len(embedding))
+        if reference.shape[-1] != embedding.shape[1] or not fits:
             raise ValueError(
-                f"The reference of {self.__name__!r} is {tuple(reference.shape)} and the embeddings are {tuple(e.shape)}; "
-                "expected the same numbers of both. For other samples take anew() of this target, or one of its own."
+                f"The reference of {self.__name__!r} is {tuple(reference.shape)} and the embeddings are "
+                f"{tuple(embedding.shape)}; expected the same numbers of both. For other samples take anew() of this target, "
+                "or one of its own."
             )
-        return Pinned(lambda output, frozen: self.measure(_embedding(output), frozen), (reference.expand(e.shape),))
+        return Choice((reference.expand(embedding.shape),))
 
-    def anew(self) -> "Frozen":
-        """The same target for another run or other samples: a reference that was given stays, one that was frozen does not."""
-        return Frozen(self.measure, self.reference if self.given else None)
+    def score(self, output: Any, choice: Choice) -> Float[Tensor, "b 1"]:
+        """The likeness."""
+        (reference,) = choice.parts
+        return self.measure(_embedding(output), reference)[:, None]
+
+    def anew(self) -> "FrozenReference":
+        """The same target for another run or other samples: a reference handed in stays, one that was frozen does not."""
+        return FrozenReference(self.measure, self.reference if self.handed_in else None)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold so that a resumed run goes on with the same reference."""
         return {"reference": self.reference}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the reference of the run that is resumed; one that was given stays."""
-        if not self.given:
+        """Take up the reference of the run that is resumed; one that was handed in stays."""
+        if not self.handed_in:
             self.reference = state["reference"]
 
 
 @TARGETS.register
-def similarity(*, reference: Any = None) -> Frozen:
+def similarity(*, reference: Any = None) -> FrozenReference:
     """Cosine with a reference, ``f . r / (|f| |r|)``: which places make the embedding like it.
 
     Give the reference: a text's embedding, a prototype, another picture's. One frozen at the first look is the sample's own
@@ -65,17 +74,17 @@ def similarity(*, reference: Any = None) -> Frozen:
     Args:
         reference: embeddings [e] or [b e]; by default those of the first look.
     """
-    return Frozen(_similarity, reference)
+    return FrozenReference(_similarity, reference)
 
 
 @TARGETS.register
-def projection(*, reference: Any = None) -> Frozen:
+def projection(*, reference: Any = None) -> FrozenReference:
     """Length along a reference, ``f . r / |r|``: like the cosine, but not blind at the look that freezes the reference.
 
     Args:
         reference: embeddings [e] or [b e]; by default those of the first look.
     """
-    return Frozen(_projection, reference)
+    return FrozenReference(_projection, reference)
 
 
 def _similarity(e: Float[Tensor, "b e"], r: Float[Tensor, "b e"]) -> Float[Tensor, "b"]:
@@ -86,7 +95,7 @@ def _projection(e: Float[Tensor, "b e"], r: Float[Tensor, "b e"]) -> Float[Tenso
     return (e * torch.nn.functional.normalize(r, dim=1)).sum(1)
 
 
-def _plain(e: Tensor) -> Tensor:
+def _storable(e: Tensor) -> Tensor:
     """A copy that a checkpoint may hold, of single precision or better."""
     return e.detach().to("cpu", torch.promote_types(e.dtype, torch.float32), copy=True)
 

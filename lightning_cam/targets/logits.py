@@ -7,24 +7,43 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_cam.model.output import is_detections
+from lightning_cam.targets.target import Choice, with_target_axis
 
 
-def logits_of(classes: Int[Tensor, "b t"], logits: Any) -> tuple[Float[Tensor, "b t"], Bool[Tensor, "b t"] | None]:
-    """The logits of classes, NaN where the class is -1, and where that is, if anywhere.
+def choice_of_classes(classes: Int[Tensor, "b *t"], output: Any) -> Choice:
+    """The choice of classes whose logits are explained, -1 where a sample has fewer.
 
     Raises:
-        ValueError: for a class out of range, or logits in which no class can be chosen.
+        ValueError: for a class out of range, or an output in which no class can be chosen.
     """
-    b, k = tuple(class_logits(logits).shape)
+    wide = with_target_axis(classes)
+    if isinstance(output, Tensor):
+        wide = wide.to(output.device)
+    absent = absent_classes(wide, output)
+    return Choice(classes=wide.long(), absent=absent, logit=True, single=classes.ndim == 1)
+
+
+def absent_classes(classes: Int[Tensor, "b t"], output: Any) -> Bool[Tensor, "b t"] | None:
+    """Where a class is -1, if anywhere, after a check that all others are the output's.
+
+    Raises:
+        ValueError: for a class out of range, or an output in which no class can be chosen.
+    """
+    b, k = class_logits(output).shape
     if len(classes) != b:
         raise ValueError(f"The target gave {len(classes)} classes for {b} samples; expected one a sample.")
     low, high = torch.stack([classes.min(), classes.max()]).tolist()
-    if low < -1 or high >= k:
-        wrong = low if low < -1 else high
-        raise ValueError(out_of_range(wrong, k))
-    absent = classes < 0 if low < 0 else None
-    score = logits.gather(1, classes if absent is None else classes.clamp(min=0))
-    return (score if absent is None else score.masked_fill(absent, torch.nan)), absent
+    if low < -1:
+        raise ValueError(out_of_range(low, k))
+    if high >= k:
+        raise ValueError(out_of_range(high, k))
+    return classes < 0 if low < 0 else None
+
+
+def logits_of_classes(output: Float[Tensor, "b k"], classes: Int[Tensor, "b t"] | None) -> Float[Tensor, "b t"]:
+    """The logits of classes; where a class is -1, any."""
+    assert classes is not None
+    return output.gather(1, classes.clamp(min=0))
 
 
 def class_logits(output: Any) -> Float[Tensor, "b k"]:
@@ -35,24 +54,30 @@ def class_logits(output: Any) -> Float[Tensor, "b k"]:
     """
     if isinstance(output, Tensor) and output.ndim == 2:
         return output
-    if is_detections(output):
-        instead = "Explain a box with target='detection'."
-    elif isinstance(output, Tensor) and output.ndim > 2:
-        instead = "Explain a class over a region with target='segment'."
-    elif isinstance(output, Tensor):
-        instead = "Explain a single logit with target='binary', a regression with target='value'."
-    else:
-        instead = "Pass a callable target (output, label) -> scores [b], or name the logits with output=..."
-    raise ValueError(f"Classes can be chosen from logits of shape [b k]; the model gave {shape(output)}. {instead}")
+    raise ValueError(
+        f"Classes can be chosen from logits of shape [b k]; the model gave {describe_output(output)}. {_alternative(output)}"
+    )
 
 
-def shape(output: Any) -> str:
+def describe_output(output: Any) -> str:
     """A model's output in a word, for error messages."""
     if isinstance(output, Tensor):
         return str(tuple(output.shape))
-    return "detections" if is_detections(output) else f"a {type(output).__name__}"
+    if is_detections(output):
+        return "detections"
+    return f"a {type(output).__name__}"
 
 
-def out_of_range(c: int, k: int) -> str:
+def out_of_range(class_id: int, k: int) -> str:
     """What is wrong with a class."""
-    return f"Class {c} is out of range: the model has {k} outputs, so classes are 0 to {k - 1}."
+    return f"Class {class_id} is out of range: the model has {k} outputs, so classes are 0 to {k - 1}."
+
+
+def _alternative(output: Any) -> str:
+    if is_detections(output):
+        return "Explain a box with target='detection'."
+    if not isinstance(output, Tensor):
+        return "Pass a callable target (output, label) -> scores [b], or name the logits with output=..."
+    if output.ndim > 2:
+        return "Explain a class over a region with target='segment'."
+    return "Explain a single logit with target='binary', a regression with target='value'."

@@ -1,6 +1,7 @@
-"""Segmentation: a class over a region of its own map. b batch, k class, h w output."""
+"""Segmentation: a class over a region of its own map. b batch, k class, m output map (h w for pictures)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -8,98 +9,114 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_cam.registry import TARGETS
-from lightning_cam.targets.target import Pinned
+from lightning_cam.targets.target import Choice, Target
 
-Where = Literal["predicted", "label", "everywhere"] | Sequence[int] | Tensor
+Region = Literal["predicted", "label", "everywhere"] | Sequence[int] | Tensor
 
 
 @TARGETS.register
-def segment(
-    output: Any, label: Tensor | None, *, of: int | None = None, where: Where = "predicted", background: int | None = 0
-) -> Pinned:
+def segment(*, class_id: int | None = None, region: Region = "predicted", background: int | None = 0) -> Target:
     """Seg-Grad-CAM's target: the logits of a class, summed over a region, ``sum_(i,j) in M S_c(i, j)``.
 
-    A sample in which the region is empty has no such target: its score and map are NaN, and the sheet leaves it out.
+    The output is logits [b k *m], such as [b k h w], or a dict that holds them as ``out`` (torchvision's). A sample in which
+    the region is empty has no such target: its score and map are NaN, and the sheet leaves it out.
 
     Source: Vinogradova et al. 2020, arXiv 2002.11434.
 
     Args:
-        output: logits [b k *m], such as [b k h w], or a dict that holds them as ``out`` (torchvision's).
-        label: class ids of every place, [b *m], for ``where="label"``.
-        of: the class; by default the one of most places in the region, other than the background.
-        where: the region M: where the class is ``predicted``, where it is the ``label``, ``everywhere``, one place (y, x) of
-            the output, or a mask [*m] or [b *m].
+        class_id: the class; by default the one of most places in the region, other than the background.
+        region: the region M: where the class is ``predicted``, where it is the ``label`` (class ids of every place, [b *m]),
+            ``everywhere``, one place (y, x) of the output, or a mask [*m] or [b *m].
         background: the class that is never chosen by itself; None if there is none.
 
     Raises:
-        ValueError: for an output or a region of another shape.
+        ValueError: at an output or a region of another shape.
     """
-    z = _dense(output)
-    said = z.detach().argmax(1)
-    ground = _ground(where, said, label)
-    if of is None:
-        c = _commonest(
-            ground if isinstance(where, str) and where == "label" else said, _mask(where, said), background, z.shape[1]
-        )
-    elif 0 <= of < z.shape[1]:
-        c = torch.full((len(z),), of, device=z.device)
-    else:
-        raise ValueError(f"segment(of={of}): the model has {z.shape[1]} classes, 0 to {z.shape[1] - 1}.")
-    own = c.reshape(-1, *(1,) * said[0].ndim)
-    region = ground == own if isinstance(where, str) and where != "everywhere" else _mask(where, said)
-
-    def score(output: Any, c: Int[Tensor, "b"], region: Bool[Tensor, "b *m"]) -> Float[Tensor, "b"]:
-        of_class = _dense(output)[torch.arange(len(c), device=c.device), c]
-        return (of_class * region).flatten(1).sum(1)
-
-    return Pinned(score, (c, region), c, ~region.flatten(1).any(1), placed=True)
+    return RegionOfClass(class_id, region, background)
 
 
-def _dense(output: Any) -> Float[Tensor, "b k *m"]:
-    z = output.get("out") if isinstance(output, Mapping) else output
-    if not isinstance(z, Tensor) or z.ndim < 3:
-        given = tuple(z.shape) if isinstance(z, Tensor) else f"a {type(output).__name__}"
-        raise ValueError(f"The target 'segment' needs logits of every place, [b k h w]; the model gave {given}.")
-    return z
+@dataclass(frozen=True, eq=False)
+class RegionOfClass:
+    """The logits of a class, summed over a region."""
 
+    class_id: int | None
+    region: Region
+    background: int | None
 
-def _ground(where: Where, said: Int[Tensor, "b *m"], label: Tensor | None) -> Int[Tensor, "b *m"]:
-    """The classes by which the region is told."""
-    if not isinstance(where, str) or where != "label":
-        return said
-    if label is None or label.shape != said.shape:
-        given = "none" if label is None else f"{tuple(label.shape)}"
-        raise ValueError(f"segment(where='label') needs class ids {tuple(said.shape)}; got {given}.")
-    return label.to(said)
+    def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
+        """The class and the region of each sample; absent where the region is empty."""
+        logits = _dense_logits(output)
+        predicted = logits.detach().argmax(1)
+        of_label = isinstance(self.region, str) and self.region == "label"
+        class_map = self._labels(label, predicted) if of_label else predicted
+        classes = self._classes(class_map, predicted, logits.shape[1])
+        if isinstance(self.region, str) and self.region != "everywhere":
+            region = class_map == classes.reshape(-1, *(1,) * predicted[0].ndim)
+        else:
+            region = self._mask(predicted)
+        absent = ~region.flatten(1).any(1)
+        return Choice((classes, region), classes[:, None], absent[:, None], placed=True)
 
+    def score(self, output: Any, choice: Choice) -> Float[Tensor, "b 1"]:
+        """``sum_(i,j) in M S_c(i, j)``."""
+        classes, region = choice.parts
+        of_class = _dense_logits(output)[torch.arange(len(classes), device=classes.device), classes]
+        return (of_class * region).flatten(1).sum(1)[:, None]
 
-def _mask(where: Where, said: Int[Tensor, "b *m"]) -> Bool[Tensor, "b *m"]:
-    """The region before any class is asked for."""
-    sides = tuple(said.shape[1:])
-    if isinstance(where, Tensor):
-        mask = where.to(said.device).bool()
-        if tuple(mask.shape[-len(sides) :]) != sides or mask.ndim > said.ndim:
-            raise ValueError(f"segment(where=...): a mask is {sides} or {tuple(said.shape)}; got {tuple(where.shape)}.")
-        return mask.expand(said.shape)
-    if isinstance(where, str):
-        if where not in ("predicted", "label", "everywhere"):
+    def _classes(self, class_map: Int[Tensor, "b *m"], predicted: Int[Tensor, "b *m"], k: int) -> Int[Tensor, "b"]:
+        if self.class_id is None:
+            return _commonest(class_map, self._mask(predicted), self.background, k)
+        if not 0 <= self.class_id < k:
+            raise ValueError(f"segment(class_id={self.class_id}): the model has {k} classes, 0 to {k - 1}.")
+        return torch.full((len(predicted),), self.class_id, device=predicted.device)
+
+    def _labels(self, label: Tensor | None, predicted: Int[Tensor, "b *m"]) -> Int[Tensor, "b *m"]:
+        if label is None or label.shape != predicted.shape:
+            given = "none" if label is None else f"{tuple(label.shape)}"
+            raise ValueError(f"segment(region='label') needs class ids {tuple(predicted.shape)}; got {given}.")
+        return label.to(predicted)
+
+    def _mask(self, predicted: Int[Tensor, "b *m"]) -> Bool[Tensor, "b *m"]:
+        """The region before any class is asked for."""
+        size = tuple(predicted.shape[1:])
+        if isinstance(self.region, Tensor):
+            mask = self.region.to(predicted.device).bool()
+            if tuple(mask.shape[-len(size) :]) != size or mask.ndim > predicted.ndim:
+                raise ValueError(
+                    f"segment(region=...): a mask is {size} or {tuple(predicted.shape)}; got {tuple(self.region.shape)}."
+                )
+            return mask.expand(predicted.shape)
+        if isinstance(self.region, str):
+            if self.region not in ("predicted", "label", "everywhere"):
+                raise ValueError(
+                    f"segment(region={self.region!r}): expected 'predicted', 'label', 'everywhere', a place (y, x) or a mask."
+                )
+            return torch.ones_like(predicted, dtype=torch.bool)
+        place = tuple(self.region)
+        if len(place) != len(size) or not all(0 <= p < n for p, n in zip(place, size, strict=True)):
             raise ValueError(
-                f"segment(where={where!r}): expected 'predicted', 'label', 'everywhere', a place (y, x) or a mask."
+                f"segment(region={self.region!r}): expected a place in {size}, the size of the output, as (y, x)."
             )
-        return torch.ones_like(said, dtype=torch.bool)
-    place = tuple(where)
-    if len(place) != len(sides) or not all(0 <= p < n for p, n in zip(place, sides, strict=True)):
-        raise ValueError(f"segment(where={where!r}): expected a place in {sides}, the size of the output, as (y, x).")
-    mask = torch.zeros_like(said, dtype=torch.bool)
-    mask.movedim(0, -1)[place] = True
-    return mask
+        mask = torch.zeros_like(predicted, dtype=torch.bool)
+        mask.movedim(0, -1)[place] = True
+        return mask
 
 
-def _commonest(ground: Int[Tensor, "b *m"], mask: Bool[Tensor, "b *m"], background: int | None, k: int) -> Int[Tensor, "b"]:
+def _dense_logits(output: Any) -> Float[Tensor, "b k *m"]:
+    logits = output.get("out") if isinstance(output, Mapping) else output
+    if not isinstance(logits, Tensor) or logits.ndim < 3:
+        given = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(output).__name__}"
+        raise ValueError(f"The target 'segment' needs logits of every place, [b k h w]; the model gave {given}.")
+    return logits
+
+
+def _commonest(
+    class_map: Int[Tensor, "b *m"], mask: Bool[Tensor, "b *m"], background: int | None, k: int
+) -> Int[Tensor, "b"]:
     """The class of most places in the mask; ids that are no class (an ignored 255) are not counted, nor is the background."""
-    counted = mask & (ground >= 0) & (ground < k)
-    votes = torch.zeros(len(ground), k, device=ground.device)
-    votes.scatter_add_(1, ground.clamp(0, k - 1).flatten(1), counted.flatten(1).float())
+    counted = mask & (class_map >= 0) & (class_map < k)
+    votes = torch.zeros(len(class_map), k, device=class_map.device)
+    votes.scatter_add_(1, class_map.clamp(0, k - 1).flatten(1), counted.flatten(1).float())
     if background is not None and 0 <= background < k and k > 1:
         votes[:, background] = votes[:, background].clamp(max=0.5)  # taken only where nothing else is
     return votes.argmax(1)

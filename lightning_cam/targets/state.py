@@ -1,34 +1,36 @@
-"""What targets keep over a run, such as a frozen reference; one that keeps something has the methods of ``Frozen``."""
+"""What targets keep over a run, such as a frozen reference; one that keeps something has the methods of ``FrozenReference``."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_cam.targets.target import Several, Target
+from lightning_cam.targets.adapters import TargetList
+from lightning_cam.targets.target import Target
 
 _KEY = "target"
 
 
 def anew(target: Target) -> Target:
     """The target without what it took up at other samples; what keeps nothing stays as it is."""
-    if not _keeping(target):
+    if isinstance(target, TargetList):
+        return TargetList(tuple(anew(part) for part in target.targets))
+    if not hasattr(target, "anew"):
         return target
-    if isinstance(target, Several):
-        return Several([anew(one) for one in target.targets])
-    fresh: Target = target.anew()  # type: ignore[attr-defined]
+    fresh: Target = target.anew()
     return fresh
 
 
 def state(target: Target) -> dict[str, Any]:
     """What a checkpoint must hold of a target, under one key; nothing where nothing is kept."""
-    kept = [one.state_dict() for one in _keeping(target)]
-    return {_KEY: kept} if kept else {}
+    states = [part.state_dict() for part in _with_state(target)]
+    return {_KEY: states} if states else {}
 
 
 def load(target: Target, states: Mapping[str, Any]) -> None:
     """Take up what a checkpoint holds of the same target."""
-    for one, kept in zip(_keeping(target), states.get(_KEY, []), strict=False):
-        one.load_state_dict(kept)
+    for part, part_state in zip(_with_state(target), states.get(_KEY, []), strict=False):
+        part.load_state_dict(part_state)
 
 
-def _keeping(target: Target) -> list[Any]:
-    return [one for one in (target.targets if isinstance(target, Several) else [target]) if hasattr(one, "anew")]
+def _with_state(target: Target) -> list[Any]:
+    parts = target.targets if isinstance(target, TargetList) else (target,)
+    return [part for part in parts if hasattr(part, "anew")]

@@ -1,0 +1,154 @@
+"""Session: the one way to run a model. b batch, t targets."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from lightning_cam.capture.forward import Forward
+from lightning_cam.capture.hooks import Action, LayerHooks, Recording
+from lightning_cam.model.call import run_model
+from lightning_cam.model.default_layer import find_default_layer
+from lightning_cam.model.head import head_weight
+from lightning_cam.model.names import find_layer
+from lightning_cam.model.output import Output, find_logits
+from lightning_cam.model.trace import record_calls
+from lightning_cam.no_trace import no_trace
+from lightning_cam.targets.target import Choice, Target, TargetScores, masked_score
+
+Context = Callable[[], AbstractContextManager[Any]]
+
+
+@contextmanager
+def open_session(
+    model: nn.Module,
+    layers: Sequence[str | nn.Module],
+    images: Shaped[Tensor, "b ..."],
+    *,
+    output: Output = None,
+    context: Context = nullcontext,
+) -> Iterator["Session"]:
+    """Open a model for looking; everything is as it was when the block ends, however it ends.
+
+    Args:
+        model: it is run in evaluation mode.
+        layers: dotted names, or modules; none for the layer found by itself, by tracing one forward of one image.
+        images: what it will be looked at with.
+        output: where the logits are in the model's output.
+        context: under which the model is run, such as an autocast.
+
+    Raises:
+        ValueError: for a layer the model does not have, or a model in which no layer returns a map.
+    """
+    with no_trace(model):
+        session = Session(model, output, context)
+        names = [find_layer(model, layer) for layer in layers]
+        if not names:
+            names = [find_default_layer(model, images, session.run)]
+        session.hooks = LayerHooks(names)
+        try:
+            with session.hooks.attached(model):
+                yield session
+        finally:
+            session.is_open = False
+
+
+@dataclass(eq=False)
+class Session:
+    """A model opened for looking; made by ``open_session``.
+
+    Attributes:
+        model: the model.
+        output: where the logits are in its output.
+        context: under which it is run.
+        hooks: on the watched layers.
+        is_open: whether the hooks are still in.
+    """
+
+    model: nn.Module
+    output: Output
+    context: Context
+    hooks: LayerHooks = field(default_factory=lambda: LayerHooks([]))
+    is_open: bool = True
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """The names of the watched layers."""
+        return self.hooks.layers
+
+    def run(self, images: Shaped[Tensor, "b ..."], action: Action | None = None) -> Any:
+        """The model's logits for these images; ``action`` is done with what the watched layers return.
+
+        Raises:
+            RuntimeError: when the session is over.
+        """
+        if not self.is_open:
+            raise RuntimeError("The look is over: rescore and with_image work while the layers are watched.")
+        self.hooks.action = action
+        try:
+            with self.context(), warnings.catch_warnings():
+                # torch warns that a compiled module meets hooks on all modules twice, which is harmless here
+                warnings.filterwarnings("ignore", message="Using `torch.compile")
+                return find_logits(run_model(self.model, images.clone()), self.output)  # a model may change its input
+        finally:
+            self.hooks.action = None
+
+    def forward(
+        self,
+        images: Shaped[Tensor, "b ..."],
+        target: Target,
+        labels: Tensor | None = None,
+        regions: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Forward:
+        """Run the model once, and score what the target chooses."""
+        return self._recorded(images, target, None, labels, regions)
+
+    def forward_again(self, forward: Forward, images: Shaped[Tensor, "b ..."]) -> Forward:
+        """Run the model on other images of the same samples, and score what was chosen before."""
+        scores = forward.target_scores
+        return self._recorded(images, scores.target, scores.choice, forward.labels, forward.regions)
+
+    def activations(self, images: Shaped[Tensor, "b ..."]) -> Forward:
+        """Run the model once without gradient, for what its layers return alone."""
+        with torch.no_grad():
+            recording, result = self._record(images, differentiable=False)
+        return Forward(self, images, result, None, recording.outputs, recording.calls)
+
+    def _recorded(
+        self,
+        images: Tensor,
+        target: Target,
+        choice: Choice | None,
+        labels: Tensor | None,
+        regions: Mapping[str, Tensor],
+    ) -> Forward:
+        # The trunk runs without gradient: the hook of the first watched layer switches gradients on, so that only what is
+        # behind it is recorded, and a look costs little more than a forward. Where the model has a no_grad of its own around
+        # the layer, leaving it switches them off again and nothing is recorded; then the model is run a second time with
+        # gradients on outside. That they are still on after the first pass says that a second could change nothing.
+        for trunk in (torch.no_grad, torch.enable_grad):
+            with trunk():
+                recording, result = self._record(images, differentiable=True)
+                recorded_to_the_end = torch.is_grad_enabled()
+            with torch.enable_grad():
+                if choice is None:
+                    choice = target.choose(result, labels, head_weight(recording.calls, result))
+                score = masked_score(target, result, choice)
+            if score.requires_grad or recorded_to_the_end:
+                break
+        scores = TargetScores(score, choice, target)
+        return Forward(self, images, result, scores, recording.outputs, recording.calls, labels, regions)
+
+    def _record(self, images: Tensor, differentiable: bool) -> tuple[Recording, Any]:
+        with record_calls(self.model, images.shape) as calls:
+            recording = Recording(tuple(images.shape), calls, differentiable)
+            result = self.run(images, recording)
+        recording.require(self.layers)
+        recording.outputs = {layer: recording.outputs[layer] for layer in self.layers}
+        return recording, result

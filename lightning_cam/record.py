@@ -1,0 +1,133 @@
+"""Record: what one look showed at one layer by one method, as plain tensors and numbers. b batch, t targets, m map.
+
+It is all that reporting reads: nothing in it refers to a model, a hook or a logger.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a look takes place: the step it is logged at, and the words for it.
+
+    Attributes:
+        step: its place on the tracker's axis.
+        title: in words, "before training" or "epoch 3".
+        short: as a column of a filmstrip is headed, "start" or "3".
+        baseline: whether it comes before the first optimizer step.
+        fitting: whether it belongs to a run, whose earlier looks it is compared with and shown beside.
+    """
+
+    step: int
+    title: str
+    short: str
+    baseline: bool = False
+    fitting: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What the model says of each sample, on the host; -1 and NaN where there is none.
+
+    Attributes:
+        classes: the class told beside each score.
+        probability: its probability, 0 to 1.
+        predicted: the class of the largest logit; none for multi-label samples, of which several may be right.
+        predicted_probability: its probability, 0 to 1.
+        labels: the class of the label.
+    """
+
+    classes: Int[Tensor, "b t"]
+    probability: Float[Tensor, "b t"]
+    predicted: Int[Tensor, "b"]
+    predicted_probability: Float[Tensor, "b"]
+    labels: Int[Tensor, "b"]
+
+    def is_right(self, sample: int) -> bool | None:
+        """Whether the predicted class is the label's; None where either is not known."""
+        predicted, label = int(self.predicted[sample]), int(self.labels[sample])
+        if predicted < 0 or label < 0:
+            return None
+        return predicted == label
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What one look showed at one layer by one method.
+
+    Attributes:
+        moment: when.
+        layer: the layer watched; of several fused, the last named.
+        title: the layer, or the fusion and its layers, in words.
+        method: the method's name.
+        heat: raw maps at layer resolution, signed where the method is; on the device where they were computed; NaN where a
+            sample has no such target.
+        score: the numbers explained, on the host; NaN likewise.
+        absent: where a sample has no such target, on the host; None where all have theirs.
+        strength: the largest value of each map, in the units of the score, on the host.
+        against: the largest value of its negative.
+        predictions: what the model says of each sample.
+        values: each metric's value for each sample and target, on the host; NaN where it is undefined.
+        changed_in_place: whether the map is that after an in-place operation behind the layer.
+        is_logit: whether the scores are the logits of the classes told.
+    """
+
+    moment: Moment
+    layer: str
+    title: str
+    method: str
+    heat: Float[Tensor, "b t *m"]
+    score: Float[Tensor, "b t"]
+    absent: Bool[Tensor, "b t"] | None
+    strength: Float[Tensor, "b t"]
+    against: Float[Tensor, "b t"]
+    predictions: Predictions
+    values: Mapping[str, Float[Tensor, "b t"]] = field(default_factory=dict)
+    changed_in_place: bool = False
+    is_logit: bool = False
+    tag: str = ""
+
+    @property
+    def shown(self) -> list[int]:
+        """Positions, over samples and targets, of the maps there are."""
+        if self.absent is None:
+            return list(range(self.score.numel()))
+        positions: list[int] = (~self.absent).flatten().nonzero()[:, 0].tolist()
+        return positions
+
+
+@dataclass(frozen=True, eq=False)
+class Earlier:
+    """One target's maps at earlier looks of the run; None where there was none.
+
+    A map is as ``lightning_cam.heat.condense`` leaves it: at layer resolution up to 1024 cells, larger ones averaged down.
+    Compare it with the condensed map of now.
+
+    Attributes:
+        baseline: at the first look, before training.
+        previous: at the look before this.
+        best: at the look with the best value of the first metric that has a direction.
+    """
+
+    baseline: Float[Tensor, "b *m"] | None = None
+    previous: Float[Tensor, "b *m"] | None = None
+    best: Float[Tensor, "b *m"] | None = None
+
+
+def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies on the CPU, by one transfer whatever their types and shapes."""
+    parts = [tensor.detach().contiguous() for tensor in tensors]
+    if not parts:
+        return []
+    flat = torch.cat([part.reshape(-1).view(torch.uint8) for part in parts]).cpu()
+    sizes = [part.numel() * part.element_size() for part in parts]
+    copies = []
+    for part, data in zip(parts, flat.split(sizes), strict=True):
+        # a clone begins at an address that fits its type
+        copies.append(data.clone().view(part.dtype).reshape(part.shape))
+    return copies

@@ -1,0 +1,180 @@
+"""Whatever a user may write for a target, as one: names, class ids, tensors, callables and lists. b batch, t targets."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_cam.registry import TARGETS
+from lightning_cam.targets.logits import choice_of_classes, class_logits, logits_of_classes, out_of_range
+from lightning_cam.targets.target import Choice, Target, masked_score, with_target_axis
+
+_FADES = (
+    "The map of a probability is scaled by p (1 - p), so it fades as the model gets better. Use 'log_probability', or the full "
+    "name 'softmax_probability' if that is what you want."
+)
+
+
+def find(spec: Any) -> Target:
+    """The target that a name, a class id, a tensor of class ids, a callable, a target, or a list of these stands for.
+
+    Args:
+        spec: a name of ``lightning_cam.targets.names()``, with options as ``{name: {option: value}}``; an import path; a class
+            for all samples; classes [b], or [b t] with -1 where a sample has fewer; a callable ``(output, label)`` that gives
+            classes or scores, [b] or [b t]; an object with ``choose`` and ``score``.
+
+    Raises:
+        ValueError: for a name nobody knows, an empty list, or a probability, unless asked for by its full name.
+        TypeError: for anything else.
+
+    Example:
+        >>> find(3).choose(torch.zeros(2, 5), None, None).classes.tolist()
+        [[3], [3]]
+    """
+    if isinstance(spec, bool):
+        raise TypeError(f"A target is a name, a class id, a callable or a list of these; got {spec!r}.")
+    if isinstance(spec, int):
+        return FixedClasses(torch.tensor(spec))
+    if isinstance(spec, Tensor):
+        if spec.is_floating_point() or spec.ndim > 2:
+            raise TypeError(f"Target classes are an integer tensor [b] or [b t]; got {tuple(spec.shape)} of {spec.dtype}.")
+        return FixedClasses(spec)
+    if isinstance(spec, Sequence) and not isinstance(spec, str):
+        if not spec:
+            raise ValueError("The list of targets is empty; expected names, class ids or callables.")
+        return TargetList.of([find(item) for item in spec])
+    if isinstance(spec, Target) and not inspect.isclass(spec):
+        return spec
+    _refuse_probability(spec)
+    function = TARGETS.find(spec).function
+    if not _takes_output(function):  # a function of options only makes a target
+        function = function()
+    if isinstance(function, Target):
+        return function
+    return FunctionTarget(function)
+
+
+@dataclass(frozen=True, eq=False)
+class FixedClasses:
+    """The same classes at every look: one for all samples (a 0-d tensor), one a sample [b], or several a sample [b t]."""
+
+    classes: Int[Tensor, "*b"]
+
+    def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
+        """The classes, once for each sample."""
+        b, k = class_logits(output).shape
+        if self.classes.ndim and len(self.classes) != b:
+            raise ValueError(f"{len(self.classes)} target classes were given for {b} samples; expected one a sample.")
+        if self.classes.numel() and self.classes.ndim < 2:  # in rows of several, -1 says that there is no target
+            lowest = int(self.classes.min())
+            if lowest < 0:
+                raise ValueError(out_of_range(lowest, k))
+        classes = self.classes.to(output.device).long()
+        if not classes.ndim:
+            classes = classes.expand(b)
+        return choice_of_classes(classes, output)
+
+    def score(self, output: Any, choice: Choice) -> Float[Tensor, "b t"]:
+        """Their logits."""
+        return logits_of_classes(output, choice.classes)
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionTarget:
+    """A plain callable ``(output, label)`` that gives class ids, whose logits are explained, or scores; [b] or [b t]."""
+
+    function: Callable[..., Any]
+
+    def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
+        """The classes; for scores what is needed to ask again."""
+        answer = _numbers(self.function(output, label))
+        if answer.is_floating_point():
+            return Choice((label,), single=answer.ndim == 1)
+        return choice_of_classes(answer, output)
+
+    def score(self, output: Any, choice: Choice) -> Float[Tensor, "b t"]:
+        """The classes' logits, or the callable's scores."""
+        if choice.logit:
+            return logits_of_classes(output, choice.classes)
+        (label,) = choice.parts
+        return with_target_axis(_numbers(self.function(output, label)))
+
+
+@dataclass(frozen=True, eq=False)
+class TargetList:
+    """Targets side by side, along the target axis."""
+
+    targets: tuple[Target, ...]
+
+    @classmethod
+    def of(cls, targets: Sequence[Target]) -> "TargetList":
+        """One list, of targets and of the targets of lists among them."""
+        flat: list[Target] = []
+        for target in targets:
+            flat.extend(target.targets if isinstance(target, TargetList) else [target])
+        return cls(tuple(flat))
+
+    def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
+        """Every target's choice."""
+        choices = [target.choose(output, label, head) for target in self.targets]
+        widths = [_width(target, output, choice) for target, choice in zip(self.targets, choices, strict=True)]
+        absent = _side_by_side([choice.absent for choice in choices], widths, 0)
+        return Choice(
+            parts=tuple(choices),
+            classes=_side_by_side([choice.classes for choice in choices], widths, -1),
+            absent=None if absent is None else absent.bool(),
+            logit=all(choice.logit for choice in choices),
+            single=False,
+            placed=any(choice.placed for choice in choices),
+        )
+
+    def score(self, output: Any, choice: Choice) -> Float[Tensor, "b t"]:
+        """Every target's scores."""
+        pairs = zip(self.targets, choice.parts, strict=True)
+        return torch.cat([masked_score(target, output, part) for target, part in pairs], 1)
+
+
+def _numbers(answer: Any) -> Tensor:
+    """What a callable gave, if it is a number a sample or several."""
+    if isinstance(answer, Tensor) and answer.ndim in (1, 2):
+        return answer
+    shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+    raise ValueError(f"A target gives one number a sample, shape [b] or [b t]; got {shape}.")
+
+
+def _width(target: Target, output: Any, choice: Choice) -> int:
+    """How many numbers a sample a target gives."""
+    if choice.single:
+        return 1
+    if choice.classes is not None:
+        return choice.classes.shape[1]
+    return masked_score(target, output, choice).shape[1]  # nothing but the scores themselves can tell
+
+
+def _side_by_side(parts: Sequence[Tensor | None], widths: Sequence[int], missing: int) -> Tensor | None:
+    """Columns of every target, those of a target that has none filled up; None where no target has any."""
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    blank = known[0].new_full((len(known[0]), 1), missing)
+    columns = [blank.expand(-1, width) if part is None else part for part, width in zip(parts, widths, strict=True)]
+    return torch.cat([column.long() for column in columns], 1)
+
+
+def _refuse_probability(spec: Any) -> None:
+    name = next(iter(spec)) if isinstance(spec, Mapping) and len(spec) == 1 else spec
+    if name in ("probability", "softmax", "prob"):
+        raise ValueError(f"The target {name!r} is refused. {_FADES}")
+
+
+def _takes_output(function: Callable[..., Any]) -> bool:
+    """Whether a function is to be given the output: whether it has parameters that are no options."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # builtins may tell no signature
+        return True
+    return any(p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in parameters)
