@@ -83,8 +83,9 @@ class Diary(Logger):
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     """Writes a module, imports it by its name if asked to, and forgets it and what it taught afterwards."""
-    families = [METHODS._known, METRICS._known, TARGETS._known, _KNOWN]
-    before, names = [dict(known) for known in families], []
+    registries = [METHODS, METRICS, TARGETS]
+    before = [registry.names() for registry in registries]
+    sinks, names = dict(_KNOWN), []
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(name, text, imported):
@@ -93,9 +94,11 @@ def module(tmp_path, monkeypatch):
         return importlib.import_module(name) if imported else None
 
     yield write
-    for known, old in zip(families, before, strict=True):
-        known.clear()
-        known.update(old)
+    for registry, old in zip(registries, before, strict=True):
+        for name in set(registry.names()) - set(old):
+            registry.unregister(name)
+    _KNOWN.clear()
+    _KNOWN.update(sinks)
     for name in names:
         sys.modules.pop(name, None)
 

@@ -1,4 +1,7 @@
-"""Methods that need one forward and no gradient. b batch, c channels, m map (u v for pictures), k class."""
+"""Methods that need one forward and no gradient, and the random control.
+
+b batch, c channels, m map (u v for pictures), k class.
+"""
 
 from collections.abc import Sequence
 
@@ -9,6 +12,8 @@ from torch import Tensor, nn
 from lightning_cam.capture.seen import Seen
 from lightning_cam.methods.gradient import weighted
 from lightning_cam.registry import METHODS
+
+_HEADS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @METHODS.register
@@ -27,13 +32,7 @@ def activation_mean(seen: Seen, *, channels: int | slice | Sequence[int] | None 
     Raises:
         ValueError: if the slice holds no channel of the layer.
     """
-    if channels is None:
-        chosen = slice(None)
-    elif isinstance(channels, int):
-        chosen = slice(channels, channels + 1)
-    else:
-        chosen = channels if isinstance(channels, slice) else slice(*channels)
-    a = seen.activation[:, chosen]
+    a = seen.activation[:, _channel_slice(channels)]
     if not a.shape[1]:
         c = seen.activation.shape[1]
         raise ValueError(f"channels={channels!r} selects none of the {c} channels of {seen.layer}: 0 to {c - 1}.")
@@ -62,44 +61,6 @@ def cam(seen: Seen, *, head: str | None = None) -> Float[Tensor, "b *m"]:
     return weighted(w, seen.activation)
 
 
-def _class_weights(seen: Seen, head: str | None) -> Float[Tensor, "k c"]:
-    module = _named_head(seen, head) if head else seen.head.module if seen.head else None
-    if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        raise ValueError(
-            f"cam needs one linear layer or 1x1 convolution, and nothing else with weights, between {seen.layer!r} and the "
-            "logits; found none. Name it with {'cam': {'head': ...}}, or use grad_cam, which needs no such head."
-        )
-    a = seen.activation
-    w: Tensor = module.weight.detach().flatten(1).to(a.dtype)
-    if w.shape[1] != a.shape[1]:
-        raise ValueError(f"The head takes {w.shape[1]} channels and {seen.layer!r} gives {a.shape[1]}; cam needs them equal.")
-    bias = w.new_zeros(len(w)) if module.bias is None else module.bias.detach().to(a.dtype)
-    if isinstance(module, nn.Linear):
-        poolings = [a.flatten(2).mean(2) @ w.T + bias]
-    else:
-        z = torch.einsum("kc,bcm->bkm", w, a.flatten(2)) + bias[:, None]
-        poolings = [z.relu().mean(2), z.mean(2)]
-    logits = seen.logits.to(a.dtype)
-    slack = 0.03 * logits.abs().amax() + 1e-6  # wide enough for bf16, far below what another head differs by
-    if not any(bool(((p - logits).abs() <= slack).all()) for p in poolings):
-        raise ValueError(
-            f"cam needs the logits to be the head applied to the spatial mean of {seen.layer!r}; here they are not "
-            "(another pooling, an operation between, or a softmax in forward). Use grad_cam or name a later layer."
-        )
-    return w
-
-
-def _named_head(seen: Seen, head: str) -> nn.Module:
-    found = {call.name: call.module for call in seen.look.calls}
-    if head not in found:
-        raise ValueError(f"The head {head!r} did not run in this forward. With weights: {', '.join(_weighted(seen))}.")
-    return found[head]
-
-
-def _weighted(seen: Seen) -> list[str]:
-    return [c.name for c in seen.look.calls if isinstance(c.module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)][-5:]
-
-
 @METHODS.register
 def random_cam(seen: Seen, *, seed: int = 0) -> Float[Tensor, "b *m"]:
     """Uniform noise in [0, 1] at the map's resolution: the control that every map must beat under every metric.
@@ -118,3 +79,55 @@ def random_cam(seen: Seen, *, seed: int = 0) -> Float[Tensor, "b *m"]:
     # each sample on its own, so that it does not depend on how many follow
     noise = [torch.rand(a.shape[2:], generator=generator, dtype=torch.float64) for _ in a]
     return torch.stack(noise).to(a)
+
+
+def _channel_slice(channels: int | slice | Sequence[int] | None) -> slice:
+    if channels is None:
+        return slice(None)
+    if isinstance(channels, int):
+        return slice(channels, channels + 1)
+    if isinstance(channels, slice):
+        return channels
+    return slice(*channels)
+
+
+def _class_weights(seen: Seen, head: str | None) -> Float[Tensor, "k c"]:
+    module = _head(seen, head)
+    if not isinstance(module, _HEADS):
+        raise ValueError(
+            f"cam needs one linear layer or 1x1 convolution, and nothing else with weights, between {seen.layer!r} and the "
+            "logits; found none. Name it with {'cam': {'head': ...}}, or use grad_cam, which needs no such head."
+        )
+    a = seen.activation
+    w: Tensor = module.weight.detach().flatten(1).to(a.dtype)
+    if w.shape[1] != a.shape[1]:
+        raise ValueError(f"The head takes {w.shape[1]} channels and {seen.layer!r} gives {a.shape[1]}; cam needs them equal.")
+    bias = w.new_zeros(len(w))
+    if module.bias is not None:
+        bias = module.bias.detach().to(a.dtype)
+    if isinstance(module, nn.Linear):
+        poolings = [a.flatten(2).mean(2) @ w.T + bias]
+    else:  # SqueezeNet has a ReLU between its convolution and the pooling
+        z = torch.einsum("kc,bcm->bkm", w, a.flatten(2)) + bias[:, None]
+        poolings = [z.relu().mean(2), z.mean(2)]
+    logits = seen.logits.to(a.dtype)
+    slack = 0.03 * logits.abs().amax() + 1e-6  # wide enough for bf16, far below what another head differs by
+    if not any(bool(((p - logits).abs() <= slack).all()) for p in poolings):
+        raise ValueError(
+            f"cam needs the logits to be the head applied to the spatial mean of {seen.layer!r}; here they are not "
+            "(another pooling, an operation between, or a softmax in forward). Use grad_cam or name a later layer."
+        )
+    return w
+
+
+def _head(seen: Seen, name: str | None) -> nn.Module | None:
+    """The classifier of that name, or by default the one behind the layer, if there is one."""
+    if name:
+        modules = {call.name: call.module for call in seen.look.calls}
+        if name not in modules:
+            weighted_names = [call.name for call in seen.look.calls if isinstance(call.module, _HEADS)]
+            raise ValueError(f"The head {name!r} did not run in this forward. With weights: {', '.join(weighted_names[-5:])}.")
+        return modules[name]
+    if seen.head is None:
+        return None
+    return seen.head.module

@@ -1,12 +1,14 @@
 """Methods that read a transformer's attention. b batch, h heads, n tokens, d channels of a head, u v patch grid."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_cam.capture.attention import Attention
 from lightning_cam.capture.gradient import at_least_float
 from lightning_cam.capture.seen import Seen
+from lightning_cam.heat import min_max
 from lightning_cam.registry import METHODS
 
 
@@ -23,7 +25,8 @@ def attention_rollout(seen: Seen) -> Float[Tensor, "b u v"]:
         ValueError: if the model has no attention over all tokens of the image, or hides it.
     """
     attention = seen.attention
-    return attention.to_map(rollout(attention)[:, attention.read(seen.position)].mean(1))
+    rows = attention.read_tokens(seen.position)
+    return attention.to_map(rollout(attention)[:, rows].mean(1))
 
 
 @METHODS.register
@@ -40,11 +43,13 @@ def attention_relevance(seen: Seen) -> Float[Tensor, "b u v"]:
     """
     attention = seen.attention
     probabilities = [block.probability for block in attention.blocks]
+    gradients = attention.gradient(seen.position, probabilities)
     identity = _identity(attention)
     relevance = identity
-    for p, g in zip(probabilities, attention.gradient(seen.position, probabilities), strict=True):
+    for p, g in zip(probabilities, gradients, strict=True):
         relevance = relevance + at_least_float(g * p.detach()).relu().mean(1) @ relevance
-    return attention.to_map((relevance - identity)[:, attention.read(seen.position)].mean(1))
+    rows = attention.read_tokens(seen.position)
+    return attention.to_map((relevance - identity)[:, rows].mean(1))
 
 
 @METHODS.register
@@ -80,19 +85,21 @@ def grad_eclip(seen: Seen) -> Float[Tensor, "b u v"]:
     Raises:
         ValueError: if queries and values of the last block are hidden, or the score reads no single token.
     """
-    attention, last = seen.attention, seen.attention.blocks[-1]
-    read = attention.read(seen.position)
-    if len(read) != 1:
-        raise ValueError(f"grad_eclip explains what one token gathers; the score reads {len(read)}. Use attention_relevance.")
+    attention = seen.attention
+    last = attention.blocks[-1]
+    row = attention.read_tokens(seen.position)
+    if len(row) != 1:
+        raise ValueError(f"grad_eclip explains what one token gathers; the score reads {len(row)}. Use attention_relevance.")
     if last.query is None or last.key is None or last.value is None or last.output is None:
         raise ValueError(
             f"grad_eclip needs queries, keys and values, which an attention written out by hand, as in {last.name!r}, does not "
             "tell. Let it call scaled_dot_product_attention (timm: fused_attn=True), or use attention_relevance."
         )
-    (g,) = attention.gradient(seen.position, [last.output])
-    q, k, v = (at_least_float(t.detach()).transpose(1, 2).flatten(2) for t in (last.query, last.key, last.value))
-    weight = at_least_float(g).transpose(1, 2).flatten(2)[:, read] * _unit_range(_cosine(q[:, read], k, attention))[..., None]
-    return attention.to_map((weight * v).sum(2).relu())
+    (gradient,) = attention.gradient(seen.position, [last.output])
+    q, k, v, g = (_all_heads(tensor) for tensor in (last.query, last.key, last.value, gradient))
+    likeness = min_max(_cosine(q[:, row], k, attention), constant=1.0)
+    w = g[:, row] * likeness[..., None]
+    return attention.to_map((w * v).sum(2).relu())
 
 
 def rollout(attention: Attention) -> Float[Tensor, "b n n"]:
@@ -105,6 +112,10 @@ def rollout(attention: Attention) -> Float[Tensor, "b n n"]:
     return through
 
 
+def _all_heads(tensor: Float[Tensor, "b h n d"]) -> Float[Tensor, "b n h*d"]:
+    return at_least_float(tensor.detach()).transpose(1, 2).flatten(2)
+
+
 def _identity(attention: Attention) -> Float[Tensor, "b n n"]:
     p = at_least_float(attention.blocks[0].probability.detach())
     return torch.eye(p.shape[2], dtype=p.dtype, device=p.device).expand(len(p), -1, -1)
@@ -112,11 +123,7 @@ def _identity(attention: Attention) -> Float[Tensor, "b n n"]:
 
 def _cosine(query: Float[Tensor, "b 1 c"], key: Float[Tensor, "b n c"], attention: Attention) -> Float[Tensor, "b n"]:
     """The query's cosine to each key; prefix tokens, which no map shows, are given a patch's, to widen no range."""
-    cosine = torch.nn.functional.cosine_similarity(query, key, dim=2)
+    cosine = F.cosine_similarity(query, key, dim=2)
     prefix = attention.layout.prefix or 0
-    return torch.cat([cosine[:, prefix : prefix + 1].expand(-1, prefix), cosine[:, prefix:]], 1)
-
-
-def _unit_range(row: Float[Tensor, "b n"]) -> Float[Tensor, "b n"]:
-    low, high = row.amin(1, keepdim=True), row.amax(1, keepdim=True)
-    return ((row - low) / (high - low).where(high > low, 1)).where(high > low, 1)
+    patches = cosine[:, prefix:]
+    return torch.cat([patches[:, :1].expand(-1, prefix), patches], 1)

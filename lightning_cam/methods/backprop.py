@@ -1,4 +1,7 @@
-"""Full gradients: the score taken apart into what the image and every bias give. b batch, c channels, m map, i image sides."""
+"""Methods that go back to the image: full gradients, of the image and every bias, and guided backpropagation.
+
+b batch, c channels, m map, i image sides.
+"""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,10 +15,13 @@ from torch.overrides import TorchFunctionMode
 
 from lightning_cam.capture.gradient import at_least_float
 from lightning_cam.capture.seen import Seen
-from lightning_cam.heat import resize
+from lightning_cam.heat import min_max, resize
 from lightning_cam.methods.gradient import grad_cam
 from lightning_cam.model.trace import layout_of
 from lightning_cam.registry import METHODS
+
+_BIASED = (nn.Linear, nn.modules.conv._ConvNd, nn.LayerNorm, nn.GroupNorm)
+_RELU: set[Callable[..., Any]] = {F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
 
 @METHODS.register
@@ -33,69 +39,13 @@ def full_grad(seen: Seen) -> Float[Tensor, "b *i"]:
         ValueError: if the score is cut off from the image.
     """
     of_image, of_biases = full_gradients(seen)
-    heat = _rescaled(of_image).sum(1)
+    heat = min_max(of_image.abs()).sum(1)
     for term in of_biases:
         layout = layout_of(term, seen.image.shape, seen.look.calls)
         if layout is not None:
-            heat = heat + resize(_rescaled(layout.to_map(term)).sum(1), heat.shape[1:])
+            psi = min_max(layout.to_map(term).abs())
+            heat = heat + resize(psi.sum(1), heat.shape[1:])
     return heat
-
-
-def full_gradients(seen: Seen) -> tuple[Float[Tensor, "b c *i"], list[Tensor]]:
-    """``x dS/dx``, and ``b dS/dz`` of every bias, in the shape of its layer's output z.
-
-    All of them sum to the score where the model is piecewise linear and its biases are those of convolutions, linear layers
-    and batch norms (implicit: beta - gamma mu / sqrt(var + eps)).
-    """
-    outputs: list[Tensor] = []
-    biases: list[Tensor] = []
-
-    def keep(bias: Tensor) -> Callable[..., Tensor | None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> Tensor | None:
-            if not isinstance(output, Tensor) or not output.requires_grad:
-                return None
-            outputs.append(output)
-            biases.append(_spread(bias, module, output))
-            handed: Tensor = output.clone()  # an in-place operation behind may not rewrite what is differentiated by
-            return handed
-
-        return hook
-
-    with ExitStack() as undo:
-        for module in {call.module for call in seen.look.calls}:
-            if (bias := _bias(module)) is not None:
-                undo.callback(module.register_forward_hook(keep(bias)).remove)
-        g, *of_outputs = seen.image_gradient(outputs)
-    assert g is not None
-    return seen.image * g, [b * z for b, z in zip(biases, of_outputs, strict=True) if z is not None]
-
-
-def _bias(module: Any) -> Tensor | None:
-    """What a module adds to a linear map; for batch norm its implicit bias."""
-    bias, mean, var, gamma = (getattr(module, name, None) for name in ("bias", "running_mean", "running_var", "weight"))
-    if isinstance(mean, Tensor) and isinstance(var, Tensor):
-        shift: Tensor = -at_least_float(mean) / (at_least_float(var) + module.eps).sqrt()
-        shift = shift if gamma is None else shift * at_least_float(gamma.detach())
-        return shift + at_least_float(bias.detach()) if isinstance(bias, Tensor) else shift
-    known = isinstance(module, nn.Linear | nn.modules.conv._ConvNd | nn.LayerNorm | nn.GroupNorm)
-    return at_least_float(bias.detach()) if known and isinstance(bias, Tensor) else None
-
-
-def _spread(bias: Tensor, module: nn.Module, output: Tensor) -> Tensor:
-    """A bias in the shape of its output: over the last axes of linear layers and layer norms, else over channels."""
-    if isinstance(module, nn.Linear | nn.LayerNorm) and output.shape[-bias.ndim :] == bias.shape:
-        return bias
-    return bias.reshape(-1, *[1] * (output.ndim - 2))
-
-
-def _rescaled(terms: Float[Tensor, "b c *m"]) -> Float[Tensor, "b c *m"]:
-    """Absolute values on [0, 1] over a sample's channels and places; 0 where all are equal."""
-    size = terms.abs().flatten(1)
-    low, high = size.amin(1, keepdim=True), size.amax(1, keepdim=True)
-    return ((size - low) / (high - low).where(high > low, 1)).reshape_as(terms)
-
-
-_RELU: set[Callable[..., Any]] = {F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
 
 @METHODS.register
@@ -116,7 +66,67 @@ def guided_grad_cam(seen: Seen) -> Float[Tensor, "b *i"]:
     with _Guided():
         (g,) = seen.image_gradient([])
     assert g is not None
-    return (g * resize(grad_cam(seen).relu(), g.shape[2:])[:, None]).sum(1)
+    u = resize(grad_cam(seen).relu(), g.shape[2:])
+    return (g * u[:, None]).sum(1)
+
+
+def full_gradients(seen: Seen) -> tuple[Float[Tensor, "b c *i"], list[Tensor]]:
+    """``x dS/dx``, and ``b dS/dz`` of every bias, in the shape of its layer's output z.
+
+    All of them sum to the score where the model is piecewise linear and its biases are those of convolutions, linear layers
+    and batch norms (implicit: beta - gamma mu / sqrt(var + eps)).
+
+    Raises:
+        ValueError: if the score is cut off from the image.
+    """
+    outputs: list[Tensor] = []
+    biases: list[Tensor] = []
+
+    def recorder(bias: Tensor) -> Callable[..., Tensor | None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Tensor | None:
+            if not isinstance(output, Tensor) or not output.requires_grad:
+                return None
+            outputs.append(output)
+            biases.append(_spread(bias, module, output))
+            clone: Tensor = output.clone()  # an in-place operation behind may not rewrite what is differentiated by
+            return clone
+
+        return hook
+
+    with ExitStack() as undo:
+        for module in {call.module for call in seen.look.calls}:
+            bias = _bias(module)
+            if bias is not None:
+                undo.callback(module.register_forward_hook(recorder(bias)).remove)
+        g, *of_outputs = seen.image_gradient(outputs)
+    assert g is not None
+    terms = [b * z for b, z in zip(biases, of_outputs, strict=True) if z is not None]
+    return seen.image * g, terms
+
+
+def _bias(module: Any) -> Tensor | None:
+    """What a module adds to a linear map; for batch norm its implicit bias."""
+    bias = getattr(module, "bias", None)
+    mean = getattr(module, "running_mean", None)
+    var = getattr(module, "running_var", None)
+    if isinstance(mean, Tensor) and isinstance(var, Tensor):
+        gamma = getattr(module, "weight", None)
+        shift: Tensor = -at_least_float(mean) / (at_least_float(var) + module.eps).sqrt()
+        if gamma is not None:
+            shift = shift * at_least_float(gamma.detach())
+        if isinstance(bias, Tensor):
+            shift = shift + at_least_float(bias.detach())
+        return shift
+    if isinstance(module, _BIASED) and isinstance(bias, Tensor):
+        return at_least_float(bias.detach())
+    return None
+
+
+def _spread(bias: Tensor, module: nn.Module, output: Tensor) -> Tensor:
+    """A bias in the shape of its output: over the last axes of linear layers and layer norms, else over channels."""
+    if isinstance(module, nn.Linear | nn.LayerNorm) and output.shape[-bias.ndim :] == bias.shape:
+        return bias
+    return bias.reshape(-1, *[1] * (output.ndim - 2))
 
 
 class _Guided(TorchFunctionMode):
@@ -125,6 +135,6 @@ class _Guided(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in _RELU and result.requires_grad:
-            result = result.clone()
+            result = result.clone()  # what an in-place operation rewrites keeps no hook
             result.register_hook(lambda gradient: gradient.clamp(min=0))
         return result

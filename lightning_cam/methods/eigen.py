@@ -1,4 +1,4 @@
-"""Methods that need one forward, by the statistics of the activation. b batch, c channels, m map, p places.
+"""Methods by the statistics of the activation over its places. b batch, c channels, m map, p places.
 
 Components come with either sign; the one that agrees with a map named in each docstring is taken, so maps do not flip
 between looks.
@@ -7,11 +7,18 @@ between looks.
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from lightning_cam.capture.seen import Seen
 from lightning_cam.registry import METHODS
+
+_KERNELS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "sigmoid": lambda x, gamma: torch.tanh(gamma * x @ x.mT + 1),
+    "rbf": lambda x, gamma: torch.exp(-gamma * torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()),
+    "linear": lambda x, gamma: x @ x.mT,
+}
 
 
 @METHODS.register
@@ -76,10 +83,13 @@ def kpca_cam(seen: Seen, *, kernel: str = "sigmoid", gamma: float | None = None)
         raise ValueError(f"No kernel {kernel!r}; known: {', '.join(_KERNELS)}.")
     a = seen.activation
     x = _centered(a).flatten(2).mT
-    k = _KERNELS[kernel](x, 1 / x.shape[2] if gamma is None else gamma)
+    if gamma is None:
+        gamma = 1 / x.shape[2]
+    k = _KERNELS[kernel](x, gamma)
     rounding = torch.finfo(k.dtype).eps * k.shape[1] * k.abs().amax((1, 2))
     value, vector = _first(k - k.mean(1, keepdim=True) - k.mean(2, keepdim=True) + k.mean((1, 2), keepdim=True))
-    length = torch.where(value <= rounding, 0, value).sqrt()  # places that are all alike have no component
+    # places that are all alike have no component, and rounding may give them a negative one
+    length = torch.where(value <= rounding, 0, value).sqrt()
     return _signed((length[:, None] * vector).reshape_as(a[:, 0]), a.mean(1))
 
 
@@ -106,15 +116,9 @@ def fem(seen: Seen, *, sigmas: float = 2.0) -> Float[Tensor, "b *m"]:
             f"fem looks for places {sigmas:g} standard deviations above the mean, and of the {a.shape[2]} places of the map at "
             f"{seen.layer!r} none can be. Name an earlier layer, use larger images, or {{'fem': {{'sigmas': ...}}}} with less."
         )
-    mean, spread = a.mean(2, keepdim=True), a.std(2, correction=0, keepdim=True)
+    mean = a.mean(2, keepdim=True)
+    spread = a.std(2, correction=0, keepdim=True)
     return (mean * (a > mean + sigmas * spread)).sum(1).reshape_as(seen.activation[:, 0])
-
-
-_KERNELS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "sigmoid": lambda x, gamma: torch.tanh(gamma * x @ x.mT + 1),
-    "rbf": lambda x, gamma: torch.exp(-gamma * torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()),
-    "linear": lambda x, gamma: x @ x.mT,
-}
 
 
 def _centered(a: Float[Tensor, "b c *m"]) -> Float[Tensor, "b c *m"]:
@@ -125,9 +129,10 @@ def _principal(a: Float[Tensor, "b c *m"]) -> Float[Tensor, "b *m"]:
     """Projection on the first right singular vector, by the smaller of the two Gram matrices."""
     x = a.flatten(2).mT
     if x.shape[2] <= x.shape[1]:
-        direction = _first(x.mT @ x)[1]
+        _, direction = _first(x.mT @ x)
     else:
-        direction = torch.nn.functional.normalize(torch.einsum("bpc,bp->bc", x, _first(x @ x.mT)[1]), dim=1)
+        _, left = _first(x @ x.mT)
+        direction = F.normalize(torch.einsum("bpc,bp->bc", x, left), dim=1)
     return torch.einsum("bpc,bc->bp", x, direction).reshape_as(a[:, 0])
 
 
@@ -135,7 +140,9 @@ def _first(gram: Float[Tensor, "b n n"]) -> tuple[Float[Tensor, "b"], Float[Tens
     """The largest eigenvalue and its vector; NaN where the matrix is not finite, of which eigh would refuse all."""
     finite = gram.isfinite().all(2).all(1)
     values, vectors = torch.linalg.eigh(gram.where(finite[:, None, None], 0))
-    return values[:, -1].where(finite, torch.nan), vectors[:, :, -1].where(finite[:, None], torch.nan)
+    value = values[:, -1].where(finite, torch.nan)
+    vector = vectors[:, :, -1].where(finite[:, None], torch.nan)
+    return value, vector
 
 
 def _signed(heat: Float[Tensor, "b *m"], like: Float[Tensor, "b *m"]) -> Float[Tensor, "b *m"]:

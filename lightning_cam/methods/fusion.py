@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_cam.heat import resize
+from lightning_cam.heat import resize, share_of_maximum
 from lightning_cam.registry import Entry, Registry
 
 FUSIONS: Registry[Callable[..., Any]] = Registry("fusion")
 names = FUSIONS.names
-register = FUSIONS.register
+register = FUSIONS.register  # as a decorator: [l b *f] of shares -> [b *f]
 
 
 @FUSIONS.register
@@ -56,12 +56,12 @@ def product(shares: Float[Tensor, "l b *f"]) -> Float[Tensor, "b *f"]:
 
 def fused(heats: Sequence[Float[Tensor, "b t *_"]], fusion: Entry[Any]) -> Float[Tensor, "b t *f"]:
     """The maps of several layers as one, at the size of the finest; a map without positive evidence counts as 0."""
-    size = torch.Size(sorted((heat.shape[2:] for heat in heats), key=lambda grid: grid.numel())[-1])
-    large = torch.stack([resize(heat, size) for heat in heats]).relu()
-    peak = large.flatten(3).amax(3).reshape(*large.shape[:3], *[1] * len(size))
-    shares = large / peak.where(peak > 0, 1)
-    one: Tensor = fusion.function(shares.flatten(1, 2)).unflatten(0, shares.shape[1:3])
-    return one
+    grids = sorted((heat.shape[2:] for heat in heats), key=lambda grid: grid.numel())
+    finest = grids[-1]
+    large = torch.stack([resize(heat, finest) for heat in heats])
+    shares = share_of_maximum(large.flatten(0, 2)).reshape(large.shape)
+    heat: Tensor = fusion.function(shares.flatten(1, 2)).unflatten(0, shares.shape[1:3])
+    return heat
 
 
 def find(spec: Any, layers: Sequence[Any]) -> Entry[Any] | None:
@@ -72,7 +72,7 @@ def find(spec: Any, layers: Sequence[Any]) -> Entry[Any] | None:
     """
     if spec is None:
         return None
-    found = FUSIONS.find(spec)
+    fusion = FUSIONS.find(spec)
     if len(layers) < 2:
-        raise ValueError(f"fuse={found.label!r} makes one map of several layers; name two or more with layer=[...].")
-    return found
+        raise ValueError(f"fuse={fusion.label!r} makes one map of several layers; name two or more with layer=[...].")
+    return fusion

@@ -1,4 +1,7 @@
-"""Methods that need one forward and one backward of what follows the layer. b batch, c channels, m map (u v for pictures)."""
+"""Methods that weigh the activation by its gradient: one forward, and one backward of what follows the layer.
+
+Shapley-CAM alone takes a second derivative. b batch, c channels, m map (u v for pictures), p places.
+"""
 
 import torch
 from jaxtyping import Float
@@ -7,6 +10,9 @@ from torch import Tensor
 from lightning_cam.capture.gradient import derivative
 from lightning_cam.capture.seen import Seen
 from lightning_cam.registry import METHODS
+
+# of the denominator's regular value 2; only signed channels come near it
+_POLE = 1e-3
 
 
 @METHODS.register
@@ -17,6 +23,13 @@ def grad_cam(seen: Seen) -> Float[Tensor, "b *m"]:
     default style shows. After global average pooling and one linear layer it is ``cam`` over the number of places.
 
     Source: Selvaraju et al. 2017, eq. 1 and 2, arXiv 1610.02391.
+
+    Example:
+        >>> from lightning_cam import explain
+        >>> conv, head = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Linear(8, 5)
+        >>> model = torch.nn.Sequential(conv, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), head)
+        >>> explain(model, torch.rand(2, 3, 16, 12), layer="0", method="grad_cam").heat.shape
+        torch.Size([2, 16, 12])
     """
     return weighted(seen.gradient.flatten(2).mean(2), seen.activation)
 
@@ -66,19 +79,12 @@ def x_grad_cam(seen: Seen) -> Float[Tensor, "b *m"]:
 
     Source: Fu et al. 2020, arXiv 2008.02312.
     """
-    a, g = seen.activation.flatten(2), seen.gradient.flatten(2)
+    a = seen.activation.flatten(2)
+    g = seen.gradient.flatten(2)
     total = a.sum(2)
     reliable = total.abs() > torch.finfo(a.dtype).eps * a.shape[2] * a.abs().amax(2)
     w = torch.where(reliable, (g * a).sum(2) / total.where(reliable, 1), g.mean(2))
     return weighted(w, seen.activation)
-
-
-def weighted(w: Float[Tensor, "b c"], a: Float[Tensor, "b c *m"]) -> Float[Tensor, "b *m"]:
-    """The sum over channels, each times its weight."""
-    return torch.einsum("bc,bc...->b...", w, a)
-
-
-_POLE = 1e-3  # of the denominator's regular value 2; only signed channels come near it
 
 
 @METHODS.register
@@ -93,7 +99,8 @@ def grad_cam_pp(seen: Seen) -> Float[Tensor, "b *m"]:
     Source: Chattopadhay et al. 2018, eq. 7 and 19, arXiv 1710.11063.
     """
     g = seen.gradient.flatten(2)
-    return weighted((_alpha(seen) * g.relu()).sum(2), seen.activation)
+    w = (_alpha(seen) * g.relu()).sum(2)
+    return weighted(w, seen.activation)
 
 
 @METHODS.register
@@ -106,19 +113,12 @@ def grad_cam_pp_normalized(seen: Seen) -> Float[Tensor, "b *m"]:
 
     Source: Chattopadhay et al. 2018, code (misc/utils.py of adityac94/Grad_CAM_plus_plus), arXiv 1710.11063.
     """
-    g, alpha = seen.gradient.flatten(2), _alpha(seen)
+    g = seen.gradient.flatten(2)
+    alpha = _alpha(seen)
     total = alpha.sum(2)
     reliable = total.abs() > torch.finfo(g.dtype).eps * alpha.abs().sum(2)
     w = (alpha * g.relu()).sum(2) / total.where(reliable, 1)
     return weighted(w.where(reliable, 0), seen.activation)
-
-
-def _alpha(seen: Seen) -> Float[Tensor, "b c p"]:
-    """Eq. 19 divided by g^2; 0 where g is 0, as in the paper, and on the pole."""
-    g = seen.gradient.flatten(2)
-    below = 2 + g * seen.activation.flatten(2).sum(2, keepdim=True)
-    regular = (g != 0) & (below.abs() > _POLE)
-    return (1 / below.where(regular, 1)).where(regular, 0)
 
 
 @METHODS.register
@@ -134,22 +134,44 @@ def shapley_cam(seen: Seen) -> Float[Tensor, "b *m"]:
     Raises:
         ValueError: if an operation behind the layer has no second derivative.
     """
-    return weighted((seen.gradient - _bend(seen) / 2).flatten(2).mean(2), seen.activation)
+    w = (seen.gradient - _curvature(seen) / 2).flatten(2).mean(2)
+    return weighted(w, seen.activation)
 
 
-def _bend(seen: Seen) -> Float[Tensor, "b c *m"]:
-    """The Hessian times the activation: the gradient's own gradient along it."""
-    kept = seen.look.kept[seen.layer]
-    (g,) = derivative(seen.look.aim.score[:, seen.position], [kept.output], create_graph=True)
-    along = None
-    if g is not None and g.requires_grad:
-        try:
-            (along,) = derivative((g * kept.output.detach()).flatten(1).sum(1), [kept.output])
-        except RuntimeError as error:
-            if "derivative for" not in str(error) and "double backward" not in str(error):
-                raise
-            raise ValueError(
-                f"shapley_cam differentiates twice, and an operation behind {seen.layer!r} can only be differentiated once: "
-                f"{error} For attention, look under torch.nn.attention.sdpa_kernel(SDPBackend.MATH); or use grad_cam."
-            ) from error
-    return torch.zeros_like(seen.activation) if along is None else kept.layout.to_map(along)
+def weighted(w: Float[Tensor, "b c"], a: Float[Tensor, "b c *m"]) -> Float[Tensor, "b *m"]:
+    """The sum over channels, each times its weight."""
+    return torch.einsum("bc,bc...->b...", w, a)
+
+
+def _alpha(seen: Seen) -> Float[Tensor, "b c p"]:
+    """Eq. 19 divided by g^2; 0 where g is 0, as in the paper, and on the pole."""
+    g = seen.gradient.flatten(2)
+    below = 2 + g * seen.activation.flatten(2).sum(2, keepdim=True)
+    regular = (g != 0) & (below.abs() > _POLE)
+    return (1 / below.where(regular, 1)).where(regular, 0)
+
+
+def _curvature(seen: Seen) -> Float[Tensor, "b c *m"]:
+    """The Hessian times the activation: the gradient's own gradient along it.
+
+    Raises:
+        ValueError: if an operation behind the layer has no second derivative.
+    """
+    layer = seen.look.kept[seen.layer]
+    score = seen.look.aim.score[:, seen.position]
+    (g,) = derivative(score, [layer.output], create_graph=True)
+    if g is None or not g.requires_grad:  # behind the layer all is linear
+        return torch.zeros_like(seen.activation)
+    slope = (g * layer.output.detach()).flatten(1).sum(1)
+    try:
+        (curvature,) = derivative(slope, [layer.output])
+    except RuntimeError as error:
+        if "derivative for" not in str(error) and "double backward" not in str(error):
+            raise
+        raise ValueError(
+            f"shapley_cam differentiates twice, and an operation behind {seen.layer!r} can only be differentiated once: "
+            f"{error} For attention, look under torch.nn.attention.sdpa_kernel(SDPBackend.MATH); or use grad_cam."
+        ) from error
+    if curvature is None:
+        return torch.zeros_like(seen.activation)
+    return layer.layout.to_map(curvature)

@@ -1,6 +1,6 @@
 """Methods that mask the image with each channel and weigh channels by the score that is left: the Score-CAM family.
 
-b batch, c channels, m map, s sides of the image, n masked images.
+b batch, c channels, m map, s sides of the image, z its own channels, n masked images.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from lightning_cam.capture.seen import Seen
-from lightning_cam.heat import resize
+from lightning_cam.heat import min_max, resize
 from lightning_cam.methods.gradient import weighted
 from lightning_cam.methods.perturbation import checked
 from lightning_cam.registry import METHODS
@@ -99,13 +99,16 @@ def _weighted(seen: Seen, changes: list[Change], chunk: int) -> Float[Tensor, "b
             f"Masks need maps with the image's sides; the image is {tuple(seen.image.shape)}, the map at {seen.layer!r} "
             f"{tuple(a.shape)}. Use ablation_cam or recipro_cam, which change the activation."
         )
+    # where it stays -inf, a channel is constant and has no mask: softmax gives it nothing
     scores = torch.full(a.shape[:2], -torch.inf, dtype=a.dtype, device=a.device)
     for i in range(len(a)):
         varying = _varying(a[i])
-        for which in varying.split(checked(chunk)) if len(varying) else ():
-            masks = _masks(a[i, which], seen.image.shape[2:])
-            each = [seen.rescore(i, image=_seen_through(change(masks), seen.image[i])) for change in changes]
-            scores[i, which] = torch.stack(each).mean(0).to(a.dtype)
+        if not len(varying):
+            continue  # of nothing, split makes one empty chunk
+        for channels in varying.split(checked(chunk)):
+            masks = _masks(a[i, channels], seen.image.shape[2:])
+            changed = [seen.rescore(i, image=_masked(seen.image[i], change(masks))) for change in changes]
+            scores[i, channels] = torch.stack(changed).mean(0).to(a.dtype)
     constant = (scores == -torch.inf).all(1, keepdim=True)
     w = scores.softmax(1).masked_fill(constant, 0)
     return weighted(w, a)
@@ -120,14 +123,10 @@ def _varying(a: Float[Tensor, "c *m"]) -> Int[Tensor, "n"]:
 
 def _masks(a: Float[Tensor, "n *m"], size: tuple[int, ...]) -> Float[Tensor, "n *s"]:
     """Channels resized to the image, then each scaled to [0, 1]."""
-    large = resize(a, size)
-    flat = large.flatten(1)
-    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-    span = high - low
-    return ((flat - low) / span.where(span > 0, 1)).reshape(large.shape)
+    return min_max(resize(a, size))
 
 
-def _seen_through(masks: Float[Tensor, "n *s"], image: Shaped[Tensor, "z *s"]) -> Shaped[Tensor, "n z *s"]:
+def _masked(image: Shaped[Tensor, "z *s"], masks: Float[Tensor, "n *s"]) -> Shaped[Tensor, "n z *s"]:
     return (masks[:, None] * image).to(image.dtype)
 
 

@@ -26,11 +26,16 @@ def integrated_grad_cam(seen: Seen, *, baseline: float | Tensor = 0.0, steps: in
         seen: what one forward showed.
         baseline: the image the path starts from, or its one value, in the units of the model's input.
         steps: T, the forwards and backwards it takes.
+
+    Raises:
+        ValueError: for steps below 1.
     """
     start = torch.zeros_like(seen.image) + baseline
     rise = seen.activation - seen.with_image(start).activation
-    way = (seen.with_image(torch.lerp(start, seen.image, t)) for t in _midpoints(steps))
-    w = sum((there.gradient.flatten(2).mean(2) / steps for there in way), start=rise.new_zeros(rise.shape[:2]))
+    w = rise.new_zeros(rise.shape[:2])
+    for t in _midpoints(steps):
+        g = seen.with_image(torch.lerp(start, seen.image, t)).gradient
+        w = w + g.flatten(2).mean(2) / steps
     return weighted(w, rise)
 
 
@@ -47,15 +52,19 @@ def integrated_gradients(seen: Seen, *, baseline: float | Tensor = 0.0, steps: i
         seen: what one forward showed.
         baseline: the image whose activation the path starts from, or its one value, in the units of the model's input.
         steps: T, the backwards it takes.
+
+    Raises:
+        ValueError: for steps below 1.
     """
     start = seen.with_image(torch.zeros_like(seen.image) + baseline).activation
-    rise, gradient = seen.activation - start, torch.zeros_like(seen.gradient)
+    rise = seen.activation - start
+    mean_gradient = torch.zeros_like(seen.gradient)
     for t in _midpoints(steps):
-        here = (start + t * rise).requires_grad_()
-        (g,) = derivative(seen.replay(activation=here), [here])
+        a = (start + t * rise).requires_grad_()
+        (g,) = derivative(seen.replay(activation=a), [a])
         assert g is not None  # or seen.gradient had none
-        gradient = gradient + g / steps
-    return (rise * gradient).sum(1)
+        mean_gradient = mean_gradient + g / steps
+    return (rise * mean_gradient).sum(1)
 
 
 def _midpoints(steps: int) -> Iterator[float]:

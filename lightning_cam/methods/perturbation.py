@@ -1,6 +1,7 @@
-"""Methods that change the activation and run only what follows the layer. b batch, c channels, m map, n changed samples.
+"""Methods that change the activation and run only what follows the layer.
 
-They need no gradient, so they explain also a model whose score has none.
+They need no gradient, so they explain also a model whose score has none. b batch, c channels, m map, n changed samples,
+s shares of a kernel.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,10 +34,11 @@ def ablation_cam(seen: Seen, *, chunk: int = 64) -> Float[Tensor, "b *m"]:
     Raises:
         ValueError: for a chunk below 1.
     """
-    a, score = seen.activation, seen.score
-    without = torch.stack([_rescored(seen, i, a.shape[1], partial(_ablated, a[i]), chunk) for i in range(len(a))])
+    a = seen.activation
+    score = seen.score
+    ablated = torch.stack([_rescored(seen, i, a.shape[1], partial(_ablated, a[i]), chunk) for i in range(len(a))])
     size = score.abs()
-    w = (score[:, None] - without) / size.where(size > 0, 1)[:, None]
+    w = (score[:, None] - ablated) / size.where(size > 0, 1)[:, None]
     return weighted(w, a)
 
 
@@ -64,29 +66,32 @@ def recipro_cam(seen: Seen, *, kernel: Sequence[float] = (1.0,), chunk: int = 64
     if len(kernel) % 2 == 0:
         raise ValueError(f"kernel={tuple(kernel)!r}: expected an odd number of shares, the place's own in the middle.")
     a = seen.activation
-    places, shares = a[0, 0].numel(), a.new_tensor(kernel)
-    alone = torch.stack([_rescored(seen, i, places, partial(_alone, a[i], kernel=shares), chunk) for i in range(len(a))])
+    places = a[0, 0].numel()
+    shares = a.new_tensor(kernel)
+    single = torch.stack([_rescored(seen, i, places, partial(_single, a[i], kernel=shares), chunk) for i in range(len(a))])
     empty = torch.cat([seen.rescore(i, activation=torch.zeros_like(a[i : i + 1])) for i in range(len(a))])
-    heat: Tensor = (alone - empty[:, None]).unflatten(1, a.shape[2:])
+    heat: Tensor = (single - empty[:, None]).unflatten(1, a.shape[2:])
     return heat
 
 
-def _ablated(a: Float[Tensor, "c *m"], which: Int[Tensor, "n"]) -> Float[Tensor, "n c *m"]:
+def _ablated(a: Float[Tensor, "c *m"], channels: Int[Tensor, "n"]) -> Float[Tensor, "n c *m"]:
     """The activation, each time with another channel set to zero."""
-    changed = a.repeat(len(which), *[1] * a.ndim)
-    changed[torch.arange(len(which), device=a.device), which] = 0
+    changed = a.repeat(len(channels), *[1] * a.ndim)
+    changed[torch.arange(len(channels), device=a.device), channels] = 0
     return changed
 
 
-def _alone(a: Float[Tensor, "c *m"], which: Int[Tensor, "n"], kernel: Float[Tensor, "s"]) -> Float[Tensor, "n c *m"]:
+def _single(a: Float[Tensor, "c *m"], places: Int[Tensor, "n"], kernel: Float[Tensor, "s"]) -> Float[Tensor, "n c *m"]:
     """The activation of one place, each time another, at that place or spread around it."""
     sides = a.shape[1:]
-    values = a.flatten(1)[:, which].T
-    share = values.new_ones((len(which), 1))
-    for side, place in zip(sides, torch.unravel_index(which, sides), strict=True):
-        at = torch.arange(side, device=a.device) - place[:, None] + len(kernel) // 2
-        along = kernel[at.clamp(0, len(kernel) - 1)].where((at >= 0) & (at < len(kernel)), 0)
-        share = (share[:, :, None] * along[:, None]).flatten(1)
+    values = a.flatten(1)[:, places].T
+    share = values.new_ones((len(places), 1))
+    # what each cell is given is a product over the sides, as a separable kernel has it
+    for side, center in zip(sides, torch.unravel_index(places, sides), strict=True):
+        tap = torch.arange(side, device=a.device) - center[:, None] + len(kernel) // 2
+        within = (tap >= 0) & (tap < len(kernel))
+        side_share = kernel[tap.clamp(0, len(kernel) - 1)].where(within, 0)
+        share = (share[:, :, None] * side_share[:, None]).flatten(1)
     changed: Tensor = (values[:, :, None] * share[:, None]).unflatten(2, sides)
     return changed
 
@@ -95,8 +100,9 @@ def _rescored(
     seen: Seen, sample: int, count: int, change: Callable[[Tensor], Float[Tensor, "n c *m"]], chunk: int
 ) -> Float[Tensor, "n"]:
     """The score of every change of one sample's activation."""
-    every = torch.arange(count, device=seen.activation.device)
-    return torch.cat([seen.rescore(sample, activation=change(which)) for which in every.split(checked(chunk))])
+    indices = torch.arange(count, device=seen.activation.device)
+    chunks = indices.split(checked(chunk))
+    return torch.cat([seen.rescore(sample, activation=change(part)) for part in chunks])
 
 
 def checked(chunk: int) -> int:

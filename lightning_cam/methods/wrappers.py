@@ -1,6 +1,7 @@
-"""Methods made from methods: averaged over noise, and over the mirrored image. b batch, c channels, m map.
+"""Methods made from methods, by looking at changed images: noisy, mirrored, or cut into windows.
 
 In Python ``smooth("grad_cam", n=16)``, by name ``{"smooth": {"method": "grad_cam", "n": 16}}``; a wrapper can wrap another.
+Smooth Grad-CAM++ stands beside them for its noise. b batch, c channels, m map, h w image, y x enlarged image.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,11 +13,14 @@ from torch import Tensor
 
 from lightning_cam.capture.gradient import at_least_float
 from lightning_cam.capture.seen import Seen
-from lightning_cam.heat import resize
+from lightning_cam.heat import resize, share_of_maximum
 from lightning_cam.methods.gradient import weighted
 from lightning_cam.registry import METHODS
 
 Method = Callable[[Seen], Tensor]
+
+# as in grad_cam_pp: the share of D2 below which a denominator is none
+_POLE = 1e-3
 
 
 @METHODS.wrapper
@@ -67,76 +71,10 @@ def flip_average(method: Method) -> Method:
     """
 
     def averaged(seen: Seen) -> Float[Tensor, "b *m"]:
-        mirrored = method(moved(seen, seen.image.flip(-1), "flip_average"))
+        mirrored = method(_moved(seen, seen.image.flip(-1), "flip_average"))
         return (method(seen) + mirrored.flip(-1)) / 2
 
     return averaged
-
-
-def moved(seen: Seen, images: Shaped[Tensor, "b ..."], name: str) -> Seen:
-    """The same look at pictures mirrored or cut.
-
-    Raises:
-        ValueError: if what is explained is a place of the picture, which is elsewhere then.
-    """
-    if seen.look.aim.placed:
-        raise ValueError(
-            f"{name} moves the picture, and the target is a place in it (a box, a region), which it would miss. "
-            "Use smooth, or a target that is a class."
-        )
-    return seen.with_image(images)
-
-
-@METHODS.register
-def smooth_grad_cam_pp(seen: Seen, *, n: int = 8, sigma: float = 0.15, seed: int = 0) -> Float[Tensor, "b *m"]:
-    """Smooth Grad-CAM++: the derivatives of Grad-CAM++ averaged over noisy images, the activation that of the clean one.
-
-    ``sum_k w_k A_k`` with ``w_k = sum_m alpha ReLU(D1)`` and ``alpha = D2 / (2 D2 + sum_m(A_k) D3)``, ``Dp = mean_i g_i^p`` at
-    ``x + noise_i`` and A at x; >= 0 where activations are. As in Grad-CAM++ powers of the gradient stand for higher
-    derivatives and the factor exp(S) is left out. The paper prints alpha with D1 above the bar, unlike Grad-CAM++,
-    from which it is derived; D2 is taken. It is not ``smooth`` of ``grad_cam_pp``, which averages finished maps; with sigma 0
-    both are ``grad_cam_pp``. Noise as in ``smooth``. Places whose denominator is within 1e-3 D2 of 0 count nothing.
-
-    Cost: n forwards and backwards. Source: Omeiza et al. 2019, arXiv 1908.01224.
-
-    Args:
-        seen: what one forward showed.
-        n: noisy images.
-        sigma: standard deviation of the noise, as a share of the image's range.
-        seed: which noise.
-
-    Raises:
-        ValueError: for n below 1, sigma below 0, or images that are no floating point numbers.
-    """
-    a = seen.activation
-    total = a.flatten(2).sum(2).reshape(*a.shape[:2], *[1] * (a.ndim - 2))
-    d1, d2, d3 = (torch.zeros_like(a) for _ in range(3))
-    for image in _noisy(seen.image, n, sigma, seed):
-        g = seen.with_image(image).gradient
-        d1, d2, d3 = d1 + g / n, d2 + g**2 / n, d3 + g**3 / n
-    below = 2 * d2 + total * d3
-    regular = (d2 > 0) & (below.abs() > _POLE * d2)
-    alpha = (d2 / below.where(regular, 1)).where(regular, 0)
-    w = (alpha * d1.relu()).flatten(2).sum(2)
-    return weighted(w, a)
-
-
-_POLE = 1e-3  # as in grad_cam_pp: the share of D2 below which a denominator is none
-
-
-def _noisy(images: Shaped[Tensor, "b ..."], n: int, sigma: float, seed: int) -> Iterator[Shaped[Tensor, "b ..."]]:
-    """The images with noise, n times over, the same for each sample but for its size."""
-    if n < 1:
-        raise ValueError(f"n={n!r}: expected how many noisy images are averaged, 1 or more.")
-    if sigma < 0:
-        raise ValueError(f"sigma={sigma!r}: expected a standard deviation, 0 or more.")
-    if not images.is_floating_point():
-        raise ValueError(f"Noise can be added to images of floating point numbers; these are {images.dtype}.")
-    flat = images.flatten(1)
-    deviation = sigma * (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (images.ndim - 1))
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(n):
-        yield images + deviation * torch.randn(images.shape[1:], generator=generator, dtype=torch.float64).to(images)
 
 
 @METHODS.wrapper
@@ -163,22 +101,94 @@ def sess(method: Method, *, scales: int = 4, step: float = 2 / 7) -> Method:
     if scales < 1 or step <= 0:
         raise ValueError(f"sess(scales={scales!r}, step={step!r}): expected 1 scale or more, and a step above 0.")
 
-    def slid(seen: Seen) -> Float[Tensor, "b h w"]:
+    def assembled(seen: Seen) -> Float[Tensor, "b h w"]:
         if seen.image.ndim != 4:
             raise ValueError(f"sess slides over pictures [b c h w]; these are {tuple(seen.image.shape)}.")
         h, w = seen.image.shape[2:]
-        total, shown = (seen.score.new_zeros(len(seen.image), h, w) for _ in range(2))
+        total = seen.score.new_zeros(len(seen.image), h, w)
+        shown = torch.zeros_like(total)
         for i in range(scales):
             large = _enlarged(seen.image, 1 + i * step)
             for y, x in _windows(large.shape[2:], (h, w)):
-                window = moved(seen, large[..., y : y + h, x : x + w], "sess")
+                window = _moved(seen, large[..., y : y + h, x : x + w], "sess")
+                share = resize(share_of_maximum(method(window)), (h, w))
                 canvas = total.new_zeros(len(total), *large.shape[2:])
-                canvas[:, y : y + h, x : x + w] = resize(_share(method(window)), (h, w)) * _confidence(window)[:, None, None]
+                canvas[:, y : y + h, x : x + w] = share * _confidence(window)[:, None, None]
                 placed = resize(canvas, (h, w))
-                total, shown = total + placed, shown + (placed > 0)
+                total = total + placed
+                shown = shown + (placed > 0)
         return total / shown.clamp(min=1)
 
-    return slid
+    return assembled
+
+
+@METHODS.register
+def smooth_grad_cam_pp(seen: Seen, *, n: int = 8, sigma: float = 0.15, seed: int = 0) -> Float[Tensor, "b *m"]:
+    """Smooth Grad-CAM++: the derivatives of Grad-CAM++ averaged over noisy images, the activation that of the clean one.
+
+    ``sum_k w_k A_k`` with ``w_k = sum_m alpha ReLU(D1)`` and ``alpha = D2 / (2 D2 + sum_m(A_k) D3)``, ``Dp = mean_i g_i^p`` at
+    ``x + noise_i`` and A at x; >= 0 where activations are. As in Grad-CAM++ powers of the gradient stand for higher
+    derivatives and the factor exp(S) is left out. The paper prints alpha with D1 above the bar, unlike Grad-CAM++,
+    from which it is derived; D2 is taken. It is not ``smooth`` of ``grad_cam_pp``, which averages finished maps; with sigma 0
+    both are ``grad_cam_pp``. Noise as in ``smooth``. Places whose denominator is within 1e-3 D2 of 0 count nothing.
+
+    Cost: n forwards and backwards. Source: Omeiza et al. 2019, arXiv 1908.01224.
+
+    Args:
+        seen: what one forward showed.
+        n: noisy images.
+        sigma: standard deviation of the noise, as a share of the image's range.
+        seed: which noise.
+
+    Raises:
+        ValueError: for n below 1, sigma below 0, or images that are no floating point numbers.
+    """
+    a = seen.activation
+    total = a.flatten(2).sum(2).reshape(*a.shape[:2], *[1] * (a.ndim - 2))
+    d1 = torch.zeros_like(a)
+    d2 = torch.zeros_like(a)
+    d3 = torch.zeros_like(a)
+    for image in _noisy(seen.image, n, sigma, seed):
+        g = seen.with_image(image).gradient
+        d1 = d1 + g / n
+        d2 = d2 + g**2 / n
+        d3 = d3 + g**3 / n
+    below = 2 * d2 + total * d3
+    regular = (d2 > 0) & (below.abs() > _POLE * d2)
+    alpha = (d2 / below.where(regular, 1)).where(regular, 0)
+    w = (alpha * d1.relu()).flatten(2).sum(2)
+    return weighted(w, a)
+
+
+def _moved(seen: Seen, images: Shaped[Tensor, "b ..."], name: str) -> Seen:
+    """The same look at pictures mirrored or cut.
+
+    Raises:
+        ValueError: if what is explained is a place of the picture, which is elsewhere then.
+    """
+    if seen.look.aim.placed:
+        raise ValueError(
+            f"{name} moves the picture, and the target is a place in it (a box, a region), which it would miss. "
+            "Use smooth, or a target that is a class."
+        )
+    return seen.with_image(images)
+
+
+def _noisy(images: Shaped[Tensor, "b ..."], n: int, sigma: float, seed: int) -> Iterator[Shaped[Tensor, "b ..."]]:
+    """The images with noise, n times over, the same for each sample but for its size."""
+    if n < 1:
+        raise ValueError(f"n={n!r}: expected how many noisy images are averaged, 1 or more.")
+    if sigma < 0:
+        raise ValueError(f"sigma={sigma!r}: expected a standard deviation, 0 or more.")
+    if not images.is_floating_point():
+        raise ValueError(f"Noise can be added to images of floating point numbers; these are {images.dtype}.")
+    flat = images.flatten(1)
+    deviation = sigma * (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (images.ndim - 1))
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(n):
+        # drawn on the CPU in double precision, so that it is the same on every device and in every precision
+        noise = torch.randn(images.shape[1:], generator=generator, dtype=torch.float64)
+        yield images + deviation * noise.to(images)
 
 
 def _enlarged(images: Shaped[Tensor, "b c h w"], factor: float) -> Shaped[Tensor, "b c y x"]:
@@ -191,19 +201,19 @@ def _enlarged(images: Shaped[Tensor, "b c h w"], factor: float) -> Shaped[Tensor
 
 def _windows(size: torch.Size, window: tuple[int, int]) -> Iterator[tuple[int, int]]:
     """Upper left corners, row by row."""
-    tops, lefts = ([min(at, length - w) for at in range(0, length, w)] for length, w in zip(size, window, strict=True))
+    tops = _starts(size[0], window[0])
+    lefts = _starts(size[1], window[1])
     return ((y, x) for y in tops for x in lefts)
 
 
-def _share(heat: Float[Tensor, "b *m"]) -> Float[Tensor, "b *m"]:
-    """The positive part over its maximum, 0 where there is none."""
-    positive = heat.relu()
-    most = positive.flatten(1).amax(1).reshape(-1, *[1] * (heat.ndim - 1))
-    return positive / most.where(most > 0, 1)
+def _starts(length: int, window: int) -> list[int]:
+    """Where windows begin along a side; the last is moved in to fit."""
+    return [min(start, length - window) for start in range(0, length, window)]
 
 
 def _confidence(seen: Seen) -> Float[Tensor, "b"]:
     if seen.classes is None:
         return seen.score.clamp(min=0)
-    p: Tensor = seen.logits.to(seen.score.dtype).softmax(1).gather(1, seen.classes[:, None])[:, 0]
-    return p
+    p = seen.logits.to(seen.score.dtype).softmax(1)
+    confidence: Tensor = p.gather(1, seen.classes[:, None])[:, 0]
+    return confidence
