@@ -44,7 +44,9 @@ def killed(mutation: Mutation) -> bool:
             sys.exit(f"{mutation.name}: {mutation.file} no longer holds {mutation.old!r}")
         broken.write_text(text.replace(mutation.old, mutation.new))
         files, _, words = mutation.tests.partition(" -k ")
-        tests = [*(f"tests/test_{name}.py" for name in files.split()), *(["-k", words] if words else [])]
+        tests = [f"tests/{file}" for file in files.split()]
+        if words:
+            tests += ["-k", words]
         start = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-x", "-q", *tests],

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from reference import REFERENCES
+from test_gradient import AT_IMAGE, EVERY
 from test_methods import CLASSES, close, heat
-from test_methods_gradient import AT_IMAGE, EVERY
 from torch import nn
 from traces import model_state, modes
 from zoo import ZOO, InPlace, Net, flatten_linear, gap_linear, gap_mlp, images

@@ -1,6 +1,6 @@
 """On real nets and photographs: what a map calls important is important, and maps follow the weights.
 
-``pytest tests/test_faithful.py -s`` prints the table.
+``pytest tests/real/test_faithful.py -s`` prints the table.
 """
 
 import copy
@@ -17,7 +17,7 @@ from lightning_cam.registry import METHODS
 pytestmark = pytest.mark.skipif(
     not DATA.is_dir(), reason=f"no real photographs and weights at {DATA}; LIGHTNING_CAM_DATA names another place"
 )
-TRANSFORMER = {"attention_rollout", "attention_relevance", "le_grad", "grad_eclip"}  # see test_attention_learnt.py
+TRANSFORMER = {"attention_rollout", "attention_relevance", "le_grad", "grad_eclip"}  # see methods/test_attention_learnt.py
 SPECS = {
     **{name: name for name in methods.names() if name not in {*TRANSFORMER, "random_cam"}},
     **{name: {name: {"method": "grad_cam"}} for name in METHODS.wrappers()},

@@ -22,7 +22,7 @@ from lightning_cam.heat import resize
 from lightning_cam.model.default_layer import find_default_layer
 from lightning_cam.targets.target import TargetScores
 
-DATA = Path(os.environ.get("LIGHTNING_CAM_DATA") or Path(__file__).parents[1] / "../shared/data")
+DATA = Path(os.environ.get("LIGHTNING_CAM_DATA") or Path(__file__).parents[2] / "../shared/data")
 pytestmark = pytest.mark.skipif(
     not DATA.is_dir(), reason=f"no real photographs and weights at {DATA}; LIGHTNING_CAM_DATA names another place"
 )

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from families import made, plain
 from torch import nn
 from torchvision import models
 from torchvision.models import MaxVit, SwinTransformer, VisionTransformer, detection, segmentation, video
@@ -89,28 +90,6 @@ TOKENS = {
     "deit, distilled": (by_timm("deit_tiny_distilled_patch16_224", img_size=SIZE, depth=3), "blocks.2.norm1", 2, SIZE),
     "timm vit, pooled by attention": (timm_vit(img_size=SIZE, global_pool="map", class_token=False), "norm", 0, SIZE),
 }
-
-
-def made(make):
-    torch.manual_seed(0)
-    net = make().eval()
-    for module in net.modules():
-        if isinstance(module, nn.Linear) and not module.weight.any():
-            nn.init.normal_(module.weight, std=0.1)  # heads that begin at zero
-    return net
-
-
-def plain(net, layer, x, c, reader=None):
-    """What the layer returned, the logit's gradient by it, and what the reader was given."""
-    stored = {}
-    hooks = [net.get_submodule(layer).register_forward_hook(lambda module, args, output: stored.update(map=output))]
-    if reader:
-        hooks.append(net.get_submodule(reader).register_forward_pre_hook(lambda module, args: stored.update(read=args[0])))
-    logits = net(x)
-    for hook in hooks:
-        hook.remove()
-    (gradient,) = torch.autograd.grad(logits[:, c].sum(), stored["map"])
-    return stored["map"].detach(), gradient, stored.get("read")
 
 
 def close(a, b, tolerance=1e-4):

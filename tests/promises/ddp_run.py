@@ -1,4 +1,4 @@
-"""One of two processes over gloo, started by test_ddp.py: trains with several callbacks in turn and writes what came out.
+"""One of two processes over gloo, started by test_distributed.py: trains with several callbacks in turn, writes what came out.
 
 Arguments: folder, rank, port.
 """

@@ -1,6 +1,7 @@
 """Two processes: the same weights with and without the callback, and numbers on both."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -22,8 +23,9 @@ def results(tmp_path_factory):
     """What each kind of run gave on each rank, and the words of each rank."""
     folder, port = tmp_path_factory.mktemp("ddp"), str(free_port())
     command = [sys.executable, str(Path(__file__).parent / "ddp_run.py"), str(folder)]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    ranks = [subprocess.Popen([*command, str(rank), port], **pipes) for rank in (0, 1)]
+    options = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    options["env"] = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # where helpers are found
+    ranks = [subprocess.Popen([*command, str(rank), port], **options) for rank in (0, 1)]
     try:
         words = [one.communicate(timeout=180)[0] for one in ranks]
     finally:

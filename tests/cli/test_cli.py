@@ -4,10 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
+import own_nets
 import pytest
 import torchvision
 from PIL import Image
@@ -24,7 +24,7 @@ def here(tmp_path, monkeypatch):
     """A folder to stand in, with a module of models, a photograph and class names."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    shutil.copy(Path(__file__).with_name("own_nets.py"), tmp_path / "my_nets.py")
+    shutil.copy(own_nets.__file__, tmp_path / "my_nets.py")
     noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8)
     Image.fromarray(noise).resize((160, 120), Image.Resampling.BICUBIC).save(tmp_path / "cat.png")
     (tmp_path / "names.json").write_text(json.dumps(["cat", "dog", "Dog"]))
