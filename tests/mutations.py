@@ -17,10 +17,6 @@ class Mutation:
     tests: str
 
 
-    f"targets/{name}.py" for name in ("scores", "classes", "segmentation", "detection", "embedding")
-)
-
-
 METHODS = [
     Mutation("activation_mean without its ReLU", "methods/activation.py", "a.relu().mean(1)", "a.mean(1)", "methods/test_methods.py -k activation_mean"),
     Mutation("cam of the head's first class", "methods/activation.py", "_class_weights(seen, head)[seen.classes]", "_class_weights(seen, head)[seen.classes * 0]", "methods/test_methods.py -k cam"),

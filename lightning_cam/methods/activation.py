@@ -123,9 +123,9 @@ def _class_weights(seen: Seen, head: str | None) -> Float[Tensor, "k c"]:
 def _head(seen: Seen, name: str | None) -> nn.Module | None:
     """The classifier of that name, or by default the one behind the layer, if there is one."""
     if name:
-        modules = {call.name: call.module for call in seen.look.calls}
+        modules = {call.name: call.module for call in seen.forward.calls}
         if name not in modules:
-            weighted_names = [call.name for call in seen.look.calls if isinstance(call.module, _HEADS)]
+            weighted_names = [call.name for call in seen.forward.calls if isinstance(call.module, _HEADS)]
             raise ValueError(f"The head {name!r} did not run in this forward. With weights: {', '.join(weighted_names[-5:])}.")
         return modules[name]
     if seen.head is None:

@@ -41,7 +41,7 @@ def full_grad(seen: Seen) -> Float[Tensor, "b *i"]:
     of_image, of_biases = full_gradients(seen)
     heat = min_max(of_image.abs()).sum(1)
     for term in of_biases:
-        layout = layout_of(term, seen.image.shape, seen.look.calls)
+        layout = layout_of(term, seen.image.shape, seen.forward.calls)
         if layout is not None:
             psi = min_max(layout.to_map(term).abs())
             heat = heat + resize(psi.sum(1), heat.shape[1:])
@@ -94,7 +94,7 @@ def full_gradients(seen: Seen) -> tuple[Float[Tensor, "b c *i"], list[Tensor]]:
         return hook
 
     with ExitStack() as undo:
-        for module in {call.module for call in seen.look.calls}:
+        for module in {call.module for call in seen.forward.calls}:
             bias = _bias(module)
             if bias is not None:
                 undo.callback(module.register_forward_hook(recorder(bias)).remove)

@@ -64,7 +64,7 @@ def fused(heats: Sequence[Float[Tensor, "b t *_"]], fusion: Entry[Any]) -> Float
     return heat
 
 
-def find(spec: Any, layers: Sequence[Any]) -> Entry[Any] | None:
+def find_fusion(spec: Any, layers: Sequence[Any]) -> Entry[Any] | None:
     """The fusion of these layers, None where none is wanted.
 
     Raises:

@@ -157,8 +157,8 @@ def _curvature(seen: Seen) -> Float[Tensor, "b c *m"]:
     Raises:
         ValueError: if an operation behind the layer has no second derivative.
     """
-    layer = seen.look.kept[seen.layer]
-    score = seen.look.aim.score[:, seen.position]
+    layer = seen.forward.outputs[seen.layer]
+    score = seen.forward.target_scores.score[:, seen.position]
     (g,) = derivative(score, [layer.output], create_graph=True)
     if g is None or not g.requires_grad:  # behind the layer all is linear
         return torch.zeros_like(seen.activation)

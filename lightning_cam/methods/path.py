@@ -61,7 +61,7 @@ def integrated_gradients(seen: Seen, *, baseline: float | Tensor = 0.0, steps: i
     mean_gradient = torch.zeros_like(seen.gradient)
     for t in _midpoints(steps):
         a = (start + t * rise).requires_grad_()
-        (g,) = derivative(seen.replay(activation=a), [a])
+        (g,) = derivative(seen.rerun(activation=a), [a])
         assert g is not None  # or seen.gradient had none
         mean_gradient = mean_gradient + g / steps
     return (rise * mean_gradient).sum(1)

@@ -166,7 +166,7 @@ def _moved(seen: Seen, images: Shaped[Tensor, "b ..."], name: str) -> Seen:
     Raises:
         ValueError: if what is explained is a place of the picture, which is elsewhere then.
     """
-    if seen.look.aim.placed:
+    if seen.forward.target_scores.choice.placed:
         raise ValueError(
             f"{name} moves the picture, and the target is a place in it (a box, a region), which it would miss. "
             "Use smooth, or a target that is a class."

@@ -1,7 +1,7 @@
 """Whether the heat is where it should be. b batch, h w image, u v map."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_cam.capture.seen import Seen
@@ -9,7 +9,15 @@ from lightning_cam.heat import resize
 from lightning_cam.registry import METRICS, did_you_mean
 
 
-@METRICS.register
+def area_share(seen: Seen, *, region: str | None = None) -> Float[Tensor, "b"]:
+    """The region's share of the image, 0 to 1: what ``energy_inside`` scores for a map without preference."""
+    inside = _inside(seen, region)
+    if inside is None:
+        return seen.score.new_full((len(seen.image),), torch.nan)
+    return inside.flatten(1).to(seen.score.dtype).mean(1)
+
+
+@METRICS.register(range=(0.0, 1.0), higher_is_better=True, floor=area_share)
 def energy_inside(heat: Float[Tensor, "b u v"], seen: Seen, *, region: str | None = None) -> Float[Tensor, "b"]:
     """Energy-based pointing game: the share of the map's positive energy that lies inside a region.
 
@@ -26,12 +34,21 @@ def energy_inside(heat: Float[Tensor, "b u v"], seen: Seen, *, region: str | Non
     Raises:
         ValueError: for a region that the batch does not have.
     """
-    regions = seen.regions
-    if not regions:
+    inside = _inside(seen, region)
+    if inside is None:
         return heat.new_full((len(heat),), torch.nan)
-    if region is not None and region not in regions:
-        raise ValueError(f"The batch has no region {region!r}.{did_you_mean(region, regions)} Known: {', '.join(regions)}.")
-    inside = regions[region] if region is not None else torch.stack(list(regions.values())).any(0)
     energy = resize(heat.relu(), (inside.shape[-2], inside.shape[-1]))
     share = (energy * inside).sum((1, 2)) / energy.sum((1, 2))
     return share.where(inside.any((1, 2)) & share.isfinite(), torch.nan)
+
+
+def _inside(seen: Seen, region: str | None) -> Bool[Tensor, "b h w"] | None:
+    """The mask of a region, or of the union of all; None where the batch has none."""
+    regions = seen.regions
+    if not regions:
+        return None
+    if region is None:
+        return torch.stack(list(regions.values())).any(0)
+    if region not in regions:
+        raise ValueError(f"The batch has no region {region!r}.{did_you_mean(region, regions)} Known: {', '.join(regions)}.")
+    return regions[region]

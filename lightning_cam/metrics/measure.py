@@ -1,6 +1,6 @@
-"""Metrics of maps as numbers to log. b batch, t targets, m map."""
+"""Metrics of maps: a number a sample and target, and from these the numbers to log. b batch, t targets, m map."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,19 +9,48 @@ from torch import Tensor
 
 from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
+from lightning_cam.record import Earlier
 from lightning_cam.registry import METRICS, Entry
 
 
-def measure(heat: Float[Tensor, "b t *m"], look: Forward, layer: str, metrics: Sequence[Entry[Any]] | None) -> dict[str, float]:
-    """Each metric's mean over the samples and targets for which it is defined, and their share; NaN if for none.
+def chosen_metrics(metrics: Sequence[Entry[Any]] | None, forward: Forward) -> Sequence[Entry[Any]]:
+    """The metrics named; without any ``energy_inside``, where the batch has regions."""
+    if metrics is not None:
+        return metrics
+    if forward.regions:
+        return [METRICS.find("energy_inside")]
+    return []
 
-    Without metrics named it is ``energy_inside``, where the look has regions.
+
+def measure(
+    metric: Entry[Any],
+    heat: Float[Tensor, "b t *m"],
+    forward: Forward,
+    layer: str,
+    earlier: Callable[[int], Earlier],
+) -> Float[Tensor, "b t"]:
+    """A metric's value for each sample and target, where the maps are; NaN where it is undefined.
+
+    Args:
+        metric: ``(heat [b *m], seen) -> [b]``.
+        heat: the maps of all targets.
+        forward: what they are of.
+        layer: the layer they are of.
+        earlier: ``(position) -> Earlier``, a target's maps at earlier looks.
     """
-    scores = {}
-    for metric in ([METRICS.find("energy_inside")] if look.regions else []) if metrics is None else metrics:
-        each = [metric.function(heat[:, t], Seen(look, layer, t)) for t in range(heat.shape[1])]
-        values = torch.stack(each).flatten().cpu().double()
-        defined = values.isfinite()
-        scores[metric.label] = float(values[defined].mean())
-        scores[f"{metric.label}_defined"] = float(defined.double().mean())
-    return scores
+    columns = []
+    for position in range(heat.shape[1]):
+        seen = Seen(forward, layer, position, earlier(position))
+        columns.append(metric.function(heat[:, position], seen))
+    return torch.stack(columns, 1)
+
+
+def summarize(values: Mapping[str, Float[Tensor, "b t"]]) -> dict[str, float]:
+    """Each metric's mean over the samples and targets for which it is defined, and their share; NaN if for none."""
+    numbers = {}
+    for name, value in values.items():
+        flat = value.T.flatten().double()
+        defined = flat.isfinite()
+        numbers[name] = float(flat[defined].mean())
+        numbers[f"{name}_defined"] = float(defined.double().mean())
+    return numbers

@@ -7,4 +7,5 @@ from lightning_cam.sinks.registry import Sink as Sink
 from lightning_cam.sinks.registry import find as find
 from lightning_cam.sinks.registry import names as names
 from lightning_cam.sinks.registry import register as register
+from lightning_cam.sinks.registry import unregister as unregister
 from lightning_cam.sinks.tensorboard import tensorboard as tensorboard

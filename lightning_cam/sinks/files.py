@@ -1,19 +1,25 @@
 """Plain files: for loggers that keep numbers only, and where there is no logger."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from jaxtyping import UInt8
+from numpy import ndarray
 
 from lightning_cam.render.picture import Picture, encode
 from lightning_cam.sinks.registry import register
 
+Overlays = Mapping[str, UInt8[ndarray[Any, Any], "y x 3"]]
+
 
 @register("CSVLogger")
-def csv_folder(logger: Any, tag: str, picture: Picture, step: int) -> None:
+def csv_folder(logger: Any, tag: str, picture: Picture, step: int, overlays: Overlays | None = None) -> None:
     """Write beside the CSV file."""
-    files(Path(logger.log_dir), tag, picture, step)
+    files(Path(logger.log_dir), tag, picture, step, overlays)
 
 
-def files(folder: Path, tag: str, picture: Picture, step: int) -> None:
+def files(folder: Path, tag: str, picture: Picture, step: int, overlays: Overlays | None = None) -> None:
     """Write ``<folder>/<tag>/step_000042.jpg``, and each sample's overlay as ``step_000042/<image name>_<method>.jpg``.
 
     A tag that ends in ``filmstrip`` is one file, rewritten.
@@ -24,7 +30,7 @@ def files(folder: Path, tag: str, picture: Picture, step: int) -> None:
         _write(place.with_suffix(f".{ending}"), picture.encode())
         return
     _write(place / f"step_{step:06d}.{ending}", picture.encode())
-    for name, pixels in picture.overlays().items():
+    for name, pixels in (overlays or {}).items():
         _write(place / f"step_{step:06d}" / f"{_plain(name)}_{place.name}.{ending}", encode(pixels, picture.encoding))
 
 
@@ -34,4 +40,6 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _plain(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name).strip("_") or "sample"
+    """A name without what a file system may not hold."""
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    return plain.strip("_") or "sample"

@@ -1,5 +1,6 @@
 """Sinks by the logger's class name, so that no tracker's package is imported to know it."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,13 +9,18 @@ from lightning_cam.render.picture import Picture
 
 @runtime_checkable
 class Sink(Protocol):
-    """Write one picture; ``tag`` is its path-like name, ``step`` its place on the tracker's axis."""
+    """Write one finished picture; ``tag`` is its path-like name, ``step`` its place on the tracker's axis.
+
+    A sink with a parameter ``record`` is also given what the picture shows (captions, numbers, raw maps; None for pictures of
+    nothing else), one with ``overlays`` each sample's own picture by name, uint8 [y x 3].
+    """
 
     def __call__(self, logger: Any, tag: str, picture: Picture, step: int) -> None:
         """Write it."""
 
 
 _KNOWN: dict[str, Sink] = {}
+_DUCK = "*"  # loggers that nobody taught, but which have a log_image
 
 
 def register(*loggers: str) -> Callable[[Sink], Sink]:
@@ -27,9 +33,15 @@ def register(*loggers: str) -> Callable[[Sink], Sink]:
     return add
 
 
+def unregister(*loggers: str) -> None:
+    """Forget the sinks of these class names."""
+    for logger in loggers:
+        _KNOWN.pop(logger, None)
+
+
 def names() -> list[str]:
     """The class names of the loggers that are served."""
-    return [name for name in _KNOWN if name != "*"]
+    return [name for name in _KNOWN if name != _DUCK]
 
 
 def find(logger: Any) -> Sink | None:
@@ -37,4 +49,15 @@ def find(logger: Any) -> Sink | None:
     for kind in type(logger).__mro__:
         if kind.__name__ in _KNOWN:
             return _KNOWN[kind.__name__]
-    return _KNOWN["*"] if callable(getattr(type(logger), "log_image", None)) else None
+    if callable(getattr(type(logger), "log_image", None)):
+        return _KNOWN[_DUCK]
+    return None
+
+
+def options_of(sink: Sink) -> list[str]:
+    """What a sink takes beyond logger, tag, picture and step."""
+    try:
+        parameters = list(inspect.signature(sink).parameters)
+    except (TypeError, ValueError):  # a builtin may tell no signature
+        return []
+    return parameters[4:]

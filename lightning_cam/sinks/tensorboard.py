@@ -18,6 +18,8 @@ def tensorboard(logger: Any, tag: str, picture: Picture, step: int) -> None:
 
     h, w, _ = picture.pixels.shape
     image = Summary.Image(height=h, width=w, colorspace=3, encoded_image_string=picture.encode())
-    about = SummaryMetadata(summary_description=picture.description)
+    # without the plugin's name, those who read the log through EventAccumulator are told that the tag belongs to none
+    plugin = SummaryMetadata.PluginData(plugin_name="images")
+    about = SummaryMetadata(summary_description=picture.description, plugin_data=plugin)
     door().add_summary(Summary(value=[Summary.Value(tag=tag, image=image, metadata=about)]), step)
     writer.flush()

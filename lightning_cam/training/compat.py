@@ -1,18 +1,73 @@
-"""The base class of a callback for either package tree, and what else differs between them."""
+"""Lightning's two package trees, and all that is used of its private names.
+
+``lightning.pytorch`` and ``pytorch_lightning`` are built from the same source and share no class.
+"""
 
 import importlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback as Callback
-else:  # lightning.pytorch and pytorch_lightning share no class; a child of both runs in a Trainer of either
+else:
 
-    def _classes() -> Iterator[type]:
+    def _callback_classes() -> Iterator[type]:
         for tree in ("lightning.pytorch", "pytorch_lightning"):
             try:
                 yield importlib.import_module(f"{tree}.callbacks").Callback
             except ImportError:
                 continue
 
-    Callback = type("Callback", tuple(_classes()), {"__module__": __name__})
+    # a child of both trees' callbacks runs in a Trainer of either
+    Callback = type("Callback", tuple(_callback_classes()), {"__module__": __name__})
+
+
+def state_key(callback: Any, **parts: Any) -> str:
+    """The name under which a checkpoint holds a callback's state."""
+    key: str = callback._generate_state_key(**parts)
+    return key
+
+
+def logged_step(trainer: Any) -> int:
+    """The x axis of Lightning's own validation scalars: batches that stepped; one higher at the end of a training epoch."""
+    stepped = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step)
+    return int(stepped) - int(trainer.training)
+
+
+def is_fitting(trainer: Any) -> bool:
+    """Whether this is a fit, rather than a validate or test on its own."""
+    return bool(trainer.state.fn.name == "FITTING")
+
+
+def stage_loaders(trainer: Any) -> tuple[Any, str]:
+    """The loaders whose samples are watched, and the name of their stage; validation's, unless there is none."""
+    if trainer.testing:
+        return trainer.test_dataloaders, "test"
+    if trainer.state.fn.name != "VALIDATING" and not trainer.enable_validation:
+        return trainer.train_dataloader, "training"
+    loaders = trainer.val_dataloaders
+    if loaders is None:  # not loaded yet: no sanity check and no validation in the first epoch
+        loaders = trainer.fit_loop.epoch_loop.val_loop._data_source.dataloader()
+    return loaders, "validation"
+
+
+def transferred(trainer: Any, module: Any, batch: Any, position: int = 0) -> Any:
+    """A batch on the device, through the hooks of module and datamodule, as Lightning moves a validation batch."""
+    with as_validation(trainer):
+        batch = trainer.precision_plugin.convert_input(batch)
+        batch = module._on_before_batch_transfer(batch, dataloader_idx=position)
+        return trainer.strategy.batch_to_device(batch, dataloader_idx=position)
+
+
+@contextmanager
+def as_validation(trainer: Any) -> Iterator[None]:
+    """Let hooks that ask ``self.trainer.training`` (to augment, say) see a validation, whatever stage it is."""
+    state = trainer.state
+    before = state.stage
+    try:
+        if before is not None and before.name == "TRAINING":
+            state.stage = type(before).VALIDATING
+        yield
+    finally:
+        state.stage = before

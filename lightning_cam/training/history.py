@@ -1,4 +1,4 @@
-"""The raw maps of a run so far, from which the filmstrip is drawn; small, and kept in checkpoints."""
+"""The maps of a run so far, for the filmstrip and for metrics that compare; small, on the CPU, and kept in checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,57 +8,146 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_MOST = 64
+from lightning_cam.heat import condense
+from lightning_cam.record import Earlier
+
+_MOST_LOOKS = 64
+_EXACT_CELLS = 512  # a map of more cells is kept in half precision: 64 looks at sixteen samples then take 2 MiB at most
+
+
+@dataclass(frozen=True, eq=False)
+class PastLook:
+    """What is kept of a look: its heading, its number, and its maps, whose values are ``heat * scale``."""
+
+    title: str
+    place: int
+    heat: Float[Tensor, "n *m"]
+    scale: float = 1.0
+
+    @property
+    def values(self) -> Float[Tensor, "n *m"]:
+        """The maps in single precision."""
+        if self.heat.dtype == torch.float32:
+            return self.heat
+        return self.heat.float() * self.scale
 
 
 @dataclass
 class History:
-    """Maps of one layer and method over a run.
+    """Maps of one layer and method over a run; n maps, the targets of all samples.
 
-    Raw values at layer resolution are kept, so every column can be shown at one scale. Beyond 64 looks those are dropped
-    whose neighbours are closest, never the first or the last.
+    Raw values are kept, so that every column of a filmstrip can be shown at one scale; of maps with more than 1024 cells only
+    averages. Beyond 64 looks those are dropped whose neighbours are closest, never the first, the last or the best.
     """
 
-    titles: list[str] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
-    heats: list[Float[Tensor, "b *m"]] = field(default_factory=list)
+    looks: list[PastLook] = field(default_factory=list)
     lowest: float = torch.inf
     highest: float = -torch.inf
+    best: int | None = None  # the place of the look with the best value of the metric that was rated
 
-    def add(self, title: str, heat: Float[Tensor, "b *m"], low: float, high: float) -> None:
-        """Add one look; maps of another shape (another batch or input size) begin anew."""
-        if self.heats and self.heats[-1].shape != heat.shape:
-            self.titles, self.places, self.heats = [], [], []
-            self.lowest, self.highest = torch.inf, -torch.inf
-        self.titles.append(title)
-        self.places.append(self.places[-1] + 1 if self.places else 0)
-        self.heats.append(heat)
-        self.lowest, self.highest = min(self.lowest, low), max(self.highest, high)
-        if len(self.heats) > _MOST:
-            gaps = [self.places[i + 1] - self.places[i - 1] for i in range(1, _MOST)]
-            crowded = gaps.index(min(gaps)) + 1
-            for kept in (self.titles, self.places, self.heats):
-                del kept[crowded]
+    _best_value: float = torch.nan
+
+    @property
+    def titles(self) -> list[str]:
+        """The headings of the looks."""
+        return [look.title for look in self.looks]
+
+    @property
+    def heats(self) -> list[Float[Tensor, "n *m"]]:
+        """The maps of the looks."""
+        return [look.values for look in self.looks]
+
+    def add(self, title: str, heat: Float[Tensor, "n *m"], low: float, high: float) -> None:
+        """Add one look's condensed maps; those of another shape (another batch or input size) begin anew.
+
+        Args:
+            title: the column's heading.
+            heat: maps as ``condense`` leaves them.
+            low: the smallest value before condensing.
+            high: the largest.
+        """
+        if self.looks and self.looks[-1].heat.shape != heat.shape:
+            self.clear()
+        place = self.looks[-1].place + 1 if self.looks else 0
+        self.looks.append(_stored(title, place, heat))
+        self.lowest = min(self.lowest, low)
+        self.highest = max(self.highest, high)
+        if len(self.looks) > _MOST_LOOKS:
+            del self.looks[self._most_crowded()]
+
+    def clear(self) -> None:
+        """Forget every look."""
+        self.looks = []
+        self.lowest, self.highest = torch.inf, -torch.inf
+        self.best, self._best_value = None, torch.nan
+
+    def rate(self, value: float, higher_is_better: bool) -> None:
+        """Say how good the last look is; the best so far is kept."""
+        if not self.looks or value != value:
+            return
+        better = value > self._best_value if higher_is_better else value < self._best_value
+        if self.best is None or better:
+            self.best, self._best_value = self.looks[-1].place, value
+
+    def earlier(self, position: int, targets: int) -> Earlier:
+        """The maps of one of so many targets at the looks before the last, which is the present one."""
+        past = self.looks[:-1]
+        if not past:
+            return Earlier()
+
+        def maps(look: PastLook | None) -> Tensor | None:
+            if look is None:
+                return None
+            return look.values.unflatten(0, (-1, targets))[:, position]
+
+        best = next((look for look in past if look.place == self.best), None)
+        return Earlier(maps(past[0]), maps(past[-1]), maps(best))
 
     def spread(self, columns: int) -> list[int]:
         """Positions of at most so many looks: the first, the last, and between them evenly over the run."""
-        last = len(self.places) - 1
+        places = [look.place for look in self.looks]
+        last = len(places) - 1
         if last < columns:
             return list(range(last + 1))
-        wanted = [self.places[-1] * i / (columns - 1) for i in range(columns)]
-        nearest = {min(range(last + 1), key=lambda i: abs(self.places[i] - place)) for place in wanted}
+        wanted = [places[-1] * i / (columns - 1) for i in range(columns)]
+        nearest = {min(range(last + 1), key=lambda i: abs(places[i] - place)) for place in wanted}
         return sorted(nearest)
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Plain values and CPU tensors, as a checkpoint may hold them."""
         return {
-            "titles": list(self.titles),
-            "places": list(self.places),
-            "heats": [heat.cpu() for heat in self.heats],
+            "titles": self.titles,
+            "places": [look.place for look in self.looks],
+            "heats": [look.heat for look in self.looks],
+            "scales": [look.scale for look in self.looks],
             "extremes": [self.lowest, self.highest],
+            "best": [self.best, self._best_value],
         }
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "History":
-        """The history that a checkpoint holds."""
-        return cls(list(state["titles"]), list(state["places"]), list(state["heats"]), *state["extremes"])
+        """The history that a checkpoint holds; those of the first layout held maps of any size, and no scales."""
+        titles, places, heats = state["titles"], state["places"], state["heats"]
+        if "scales" in state:
+            looks = [PastLook(*fields) for fields in zip(titles, places, heats, state["scales"], strict=True)]
+        else:
+            looks = [_stored(title, place, condense(heat)) for title, place, heat in zip(titles, places, heats, strict=True)]
+        best, best_value = state.get("best", [None, torch.nan])
+        return cls(looks, *state["extremes"], best, best_value)
+
+    def _most_crowded(self) -> int:
+        """The position whose neighbours are closest, other than the ends and the best."""
+        places = [look.place for look in self.looks]
+        inner = [i for i in range(1, len(places) - 1) if places[i] != self.best]
+        return min(inner, key=lambda i: places[i + 1] - places[i - 1])
+
+
+def _stored(title: str, place: int, heat: Float[Tensor, "n *m"]) -> PastLook:
+    """Single precision for small maps; for others half, scaled so that neither large nor small values are lost."""
+    heat = heat.cpu().float()
+    if heat[0].numel() <= _EXACT_CELLS:
+        return PastLook(title, place, heat)
+    finite = heat[heat.isfinite()].abs()
+    scale = float(finite.max()) if finite.numel() else 1.0
+    scale = scale or 1.0  # maps of zeros
+    return PastLook(title, place, (heat / scale).half(), scale)

@@ -5,39 +5,50 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.fabric.utilities.rank_zero import rank_zero_info
 
 
 class Notices:
-    """Warnings and messages already given, and the rule for what a tracker's failure does."""
+    """Warnings and messages already given, and the rule for what a failure does.
 
-    def __init__(self, on_error: str) -> None:
-        self.on_error = on_error
+    Args:
+        on_error: ``warn`` or ``raise``, for what fails after the first look.
+        owner: who speaks.
+    """
+
+    def __init__(self, on_error: str, owner: str = "CAMCallback") -> None:
+        if on_error not in ("warn", "raise"):
+            raise ValueError(f"on_error={on_error!r}: expected 'warn' or 'raise'.")
+        self.on_error, self.owner = on_error, owner
         self._given: set[str] = set()
 
     def warn(self, text: str, cause: str | None = None) -> None:
         """Warn, once a cause; without one, once a text."""
-        if (cause or text) not in self._given:
-            self._given.add(cause or text)
-            warnings.warn(f"CAMCallback: {text}", stacklevel=3)
+        if self._is_new(cause or text):
+            warnings.warn(f"{self.owner}: {text}", stacklevel=3)
 
     def say(self, text: str) -> None:
         """Tell on the first process, once a text."""
-        if text not in self._given:
-            self._given.add(text)
-            rank_zero_info(f"CAMCallback: {text}")
+        if self._is_new(text):
+            rank_zero_info(f"{self.owner}: {text}")
 
     def failed(self, what: str, error: Exception) -> None:
         """Warn of what failed; errors of one kind from one place are one cause, whatever number or path they name."""
         place = traceback.extract_tb(error.__traceback__)[-1]
-        text = f"{what}, training goes on: {type(error).__name__}: {error}"
-        self.warn(text, f"{what} {type(error).__name__} {place.filename} {place.lineno}")
+        cause = f"{what} {type(error).__name__} {place.filename} {place.lineno}"
+        self.warn(f"{what}, training goes on: {type(error).__name__}: {error}", cause)
 
-    def guarded(self, owner: str, write: Callable[..., Any], *args: Any) -> None:
+    def guarded(self, owner: str, write: Callable[..., Any], *args: Any, **options: Any) -> None:
         """Call a tracker or the disk; its failure is a warning, or raised if so wished."""
         try:
-            write(*args)
+            write(*args, **options)
         except Exception as error:
             if self.on_error == "raise":
                 raise
             self.failed(f"writing to {owner} failed", error)
+
+    def _is_new(self, cause: str) -> bool:
+        if cause in self._given:
+            return False
+        self._given.add(cause)
+        return True

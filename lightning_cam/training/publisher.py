@@ -1,27 +1,74 @@
-"""Pictures to every logger that takes them, else to files."""
+"""Finished pictures to every logger that takes them, else to files."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from lightning_cam.record import Record
 from lightning_cam.render.picture import Picture
 from lightning_cam.sinks.files import files
-from lightning_cam.sinks.registry import find, names
+from lightning_cam.sinks.registry import Sink, find, names, options_of
 from lightning_cam.training.notices import Notices
 
+Overlays = Mapping[str, UInt8[ndarray[Any, Any], "y x 3"]]
 
-def publish(loggers: Iterable[Any], folder: Path, pictures: Mapping[str, Picture], step: int, notices: Notices) -> None:
-    """Write every picture under its tag; a logger nobody taught is one warning, one that fails ends nothing."""
-    served = False
-    for logger in loggers:
-        sink = find(logger)
-        if sink is None:
-            notices.warn(f"{type(logger).__name__} is not known to take pictures. Known: {', '.join(names())}.")
-            continue
-        served = True
-        for tag, picture in pictures.items():
-            notices.guarded(type(logger).__name__, sink, logger, tag, picture, step)
-    if not served:
-        notices.say(f"no logger takes pictures, so they are written below {folder}")
-        for tag, picture in pictures.items():
-            notices.guarded(str(folder), files, folder, tag, picture, step)
+
+@dataclass(frozen=True, eq=False)
+class Destination:
+    """Where pictures go: a sink, and the logger or folder that it writes to."""
+
+    owner: str
+    sink: Sink
+    place: Any
+
+
+class Publisher:
+    """Writes pictures; a logger nobody taught is one warning, one that fails ends nothing."""
+
+    def __init__(self, notices: Notices) -> None:
+        self.notices = notices
+        self.destinations: list[Destination] = []
+
+    def open(self, loggers: Iterable[Any], folder: Path) -> None:
+        """Find where the pictures of this look go."""
+        self.destinations = []
+        for logger in loggers:
+            owner = type(logger).__name__
+            sink = find(logger)
+            if sink is None:
+                self.notices.warn(f"{owner} is not known to take pictures. Known: {', '.join(names())}.")
+            else:
+                self.destinations.append(Destination(owner, sink, logger))
+        if not self.destinations:
+            self.notices.say(f"no logger takes pictures, so they are written below {folder}")
+            self.destinations = [Destination(str(folder), files, folder)]
+
+    def close(self) -> None:
+        """Write nothing from here on."""
+        self.destinations = []
+
+    @property
+    def wants_overlays(self) -> bool:
+        """Whether any sink writes each sample's overlay by itself."""
+        return any("overlays" in options_of(destination.sink) for destination in self.destinations)
+
+    def publish(self, tag: str, picture: Picture, step: int, record: Record | None = None, overlays: Overlays | None = None) -> None:
+        """Write a picture under its tag.
+
+        Args:
+            tag: its path-like name.
+            picture: the picture.
+            step: its place on the tracker's axis.
+            record: what it shows, for sinks that take a ``record``.
+            overlays: each sample's own picture by name, for sinks that take ``overlays``.
+        """
+        extras = {"record": record, "overlays": overlays}
+        for destination in self.destinations:
+            taken = options_of(destination.sink)
+            options = {name: value for name, value in extras.items() if name in taken}
+            write = destination.sink
+            self.notices.guarded(destination.owner, write, destination.place, tag, picture, step, **options)

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from lightning_cam.record import Moment
+from lightning_cam.training.compat import is_fitting, logged_step
+
 Step = Literal["auto", "epoch", "global_step"]
 
 
@@ -31,37 +34,26 @@ class Schedule:
         return int(trainer.current_epoch + 1) % self.every_n_epochs == 0
 
 
-@dataclass(frozen=True)
-class Moment:
-    """When a look took place: the step it is logged at, and the words for it."""
-
-    step: int
-    title: str  # "before training", "epoch 3"
-    short: str  # "start", "3"
-    baseline: bool = False
-    fitting: bool = True
-
-
-def baseline(trainer: Any, schedule: Schedule) -> Moment:
+def baseline_moment(trainer: Any, schedule: Schedule) -> Moment:
     """The moment before the first optimizer step; of a run resumed without a baseline, the moment it goes on."""
-    if trainer.global_step > 0:
-        return Moment(
-            _step(trainer, schedule), f"resumed at epoch {trainer.current_epoch}", f"at {trainer.current_epoch}", True
-        )
-    return Moment(0, "before training", "start", baseline=True)
+    if trainer.global_step == 0:
+        return Moment(0, "before training", "start", baseline=True)
+    epoch = trainer.current_epoch
+    return Moment(_step(trainer, schedule), f"resumed at epoch {epoch}", f"at {epoch}", baseline=True)
 
 
-def now(trainer: Any, schedule: Schedule) -> Moment:
+def present_moment(trainer: Any, schedule: Schedule) -> Moment:
     """The present moment of a fit, validate or test; "epoch 3" means that three epochs have been trained."""
-    if trainer.state.fn.name != "FITTING":
+    step = _step(trainer, schedule)
+    if not is_fitting(trainer):
         word = "test" if trainer.testing else "validate"
-        return Moment(_step(trainer, schedule), word, word, fitting=False)
-    epochs = trainer.current_epoch + _share(trainer)
+        return Moment(step, word, word, fitting=False)
+    epochs = trainer.current_epoch + _trained_share(trainer)
     short = f"{epochs:.2f}".rstrip("0").rstrip(".")
-    return Moment(_step(trainer, schedule), f"epoch {short}", short)
+    return Moment(step, f"epoch {short}", short)
 
 
-def _share(trainer: Any) -> float:
+def _trained_share(trainer: Any) -> float:
     """The trained share of the current epoch: less than one where validation runs inside an epoch."""
     total = trainer.num_training_batches
     if not isinstance(total, int) or total < 1:  # an iterable dataset of unknown length
@@ -74,6 +66,4 @@ def _step(trainer: Any, schedule: Schedule) -> int:
         return int(trainer.current_epoch) + 1
     if schedule.step == "global_step":
         return int(trainer.global_step)
-    # private, but it is the x axis of Lightning's own validation scalars; one higher at the end of a training epoch
-    stepped = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step)
-    return int(stepped) - (1 if trainer.training else 0)
+    return logged_step(trainer)

@@ -1,0 +1,41 @@
+"""What the model says of each sample: class, probability and verdict, computed once a look. b batch, t targets, k class."""
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from lightning_cam.capture.forward import Forward
+from lightning_cam.record import Predictions, to_host
+
+
+def predict(forward: Forward) -> Predictions:
+    """The classes told, the predicted class and their probabilities; one transfer to the host."""
+    score, logits = forward.target_scores.score, forward.output
+    b, t = score.shape
+    classes = forward.target_scores.choice.classes
+    if classes is None:
+        classes = torch.full((b, t), -1, device=score.device)
+    unknown = torch.full((b,), -1, device=score.device)
+    nan = torch.full((b, t), torch.nan, device=score.device)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
+        return Predictions(*to_host([classes, nan, unknown, nan[:, 0], unknown]))
+    logits = logits.detach().float()
+    labels = _class_labels(forward.labels, unknown)
+    if forward.labels is not None and forward.labels.shape == logits.shape:  # several classes may be right, so none is predicted
+        probability = _of_classes(logits.sigmoid(), classes)
+        return Predictions(*to_host([classes, probability, unknown, nan[:, 0], labels]))
+    probabilities = logits.softmax(1)
+    best = probabilities.max(1)
+    probability = _of_classes(probabilities, classes)
+    return Predictions(*to_host([classes, probability, best.indices, best.values, labels]))
+
+
+def _class_labels(labels: Shaped[Tensor, "b ..."] | None, unknown: Int[Tensor, "b"]) -> Int[Tensor, "b"]:
+    if labels is None or labels.ndim != 1 or labels.is_floating_point():
+        return unknown
+    return labels.long()
+
+
+def _of_classes(probabilities: Float[Tensor, "b k"], classes: Int[Tensor, "b t"]) -> Float[Tensor, "b t"]:
+    absent: Bool[Tensor, "b t"] = classes < 0
+    return probabilities.gather(1, classes.clamp(min=0)).masked_fill(absent, torch.nan)

@@ -1,0 +1,223 @@
+"""Watcher: one look, from the pinned batch to the loggers, on one page. b batch, t targets, n maps."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from lightning.fabric.utilities import move_data_to_device
+from torch import Tensor, nn
+
+from lightning_cam.capture.forward import Forward
+from lightning_cam.capture.predictions import predict
+from lightning_cam.capture.seen import Seen
+from lightning_cam.capture.session import Context, open_session
+from lightning_cam.concepts import Concepts, concepts_picture
+from lightning_cam.data.batch import Batch, FixedBatch
+from lightning_cam.data.loader import SampleSource, as_loader, is_dataset, load_fixed_batch
+from lightning_cam.figures.captions import name_target
+from lightning_cam.figures.pages import RecordPages, RunColumns
+from lightning_cam.heat import condense, maximum
+from lightning_cam.methods.apply import MapPlan, map_plans
+from lightning_cam.methods.fusion import find_fusion
+from lightning_cam.metrics.measure import chosen_metrics, measure, summarize
+from lightning_cam.model.layout import spatial_dims
+from lightning_cam.model.output import Output
+from lightning_cam.no_trace import isolated_rng, no_trace
+from lightning_cam.record import Moment, Predictions, Record, to_host
+from lightning_cam.registry import METHODS, METRICS, Entry
+from lightning_cam.render.overlay import looks_normalized
+from lightning_cam.render.style import Style
+from lightning_cam.targets import state
+from lightning_cam.targets.adapters import find
+from lightning_cam.training.concept_tracker import ConceptTracker
+from lightning_cam.training.history import History
+from lightning_cam.training.notices import Notices
+from lightning_cam.training.publisher import Publisher
+
+
+@dataclass(frozen=True, eq=False)
+class LookResult:
+    """All that one look computed; what reporting reads.
+
+    Attributes:
+        moment: when.
+        batch: the samples.
+        records: one for each layer and method.
+        concepts: one for each layer, where concepts are drawn.
+    """
+
+    moment: Moment
+    batch: FixedBatch
+    records: Sequence[Record]
+    concepts: Sequence[Concepts]
+
+
+class Watcher:
+    """Look at a model again and again, at the same samples, with any training loop.
+
+    It leaves no trace in the model. A mistake in these options raises at the first look; what fails later is one warning a
+    cause.
+
+    Args:
+        model: any module, on the device where it is trained.
+        data: a dataset or loader, of which ``batch`` says what is watched; or a batch, as a loader gives it.
+        layer: dotted name of the layer, or several; by default the last module that returns a map.
+        method: a name of ``lightning_cam.methods.names()``, or several; options as ``{name: {option: value}}``.
+        target: which number is explained, as for ``CAMCallback``.
+        batch: which samples: a count, dataset indices, or a ``Batch``.
+        metrics: names of ``lightning_cam.metrics.names()``; by default ``energy_inside``, if the batch has regions.
+        style: how maps are shown.
+        output: where the logits are in the model's output: key, position, attribute or callable.
+        fuse: with several layers, one map of them all.
+        concepts: how many concepts of the layer's activations on the batch are drawn too.
+        tag: first part of every tag.
+        on_error: ``warn`` or ``raise``, for what fails after the first look.
+        loggers: Fabric's loggers, or a ``SummaryWriter``; without any that takes pictures they are written as files.
+        folder: where files go.
+
+    Attributes:
+        observers: callables that are handed every ``LookResult``.
+
+    Example:
+        >>> watcher = Watcher(resnet18(num_classes=5), torch.rand(2, 3, 64, 64), target="predicted", folder=folder)
+        >>> watcher.look(step=0, title="before training")[0].heat.shape
+        torch.Size([2, 1, 2, 2])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None,
+        data: Any,
+        layer: str | Sequence[str] | None = None,
+        method: Any = "grad_cam",
+        *,
+        target: Any = "label",
+        batch: int | Sequence[int] | Batch | Any = 16,
+        metrics: Sequence[Any] | None = None,
+        style: Style = Style(),  # noqa: B008 - frozen
+        output: Output = None,
+        fuse: Any = None,
+        concepts: int = 0,
+        tag: str = "cam",
+        on_error: Literal["warn", "raise"] = "warn",
+        loggers: Iterable[Any] = (),
+        folder: str | Path = "cam_logs",
+    ) -> None:
+        if not tag or tag != tag.strip("/"):
+            raise ValueError(f"tag={tag!r}: expected a name such as 'cam', without a slash at its ends.")
+        self.notices = Notices(on_error, "Watcher")
+        self.model, self.output, self.style, self.tag = model, output, style, tag
+        self.layers = [] if layer is None else _listed(layer)
+        self.fusion = find_fusion(fuse, self.layers)
+        self.methods = [METHODS.find(spec) for spec in _listed(method)]
+        self.target_spec, self.target = target, find(target)
+        self.metrics = None if metrics is None else [METRICS.find(spec) for spec in _listed(metrics)]
+        self.concepts = ConceptTracker(concepts)
+        self.loggers, self.folder = list(loggers), Path(folder)
+        self.context: Context = nullcontext
+        self.observers: list[Callable[[LookResult], Any]] = []
+        self.publisher = Publisher(self.notices)
+        self.load: Callable[[], FixedBatch] = partial(self._load, data, Batch.of(batch))
+        self.restart()
+
+    # what is kept from look to look
+
+    def restart(self) -> None:
+        """Begin anew, as for a new run."""
+        self.history: dict[str, History] = {}
+        self.target = state.anew(self.target)
+        self.concepts.load_state_dict({})
+        self.looked = False
+        self.release()
+
+    def release(self) -> None:
+        """Let go of everything on the device; the samples are loaded anew at the next look."""
+        self.batch: FixedBatch | None = None
+        self.layer_names: list[str] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """The maps of the run so far, and what targets and concepts keep: plain values and CPU tensors."""
+        states: dict[str, Any] = {tag: history.state_dict() for tag, history in self.history.items()}
+        states |= state.state(self.target)
+        if self.concepts.count:
+            states["concepts"] = self.concepts.state_dict()
+        return states
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
+        """Take up the run that a checkpoint holds."""
+        self.history = {tag: History.of(maps) for tag, maps in states.items() if "/" in tag}
+        state.load(self.target, states)
+        self.concepts.load_state_dict(states.get("concepts", {}))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "target": None}  # what a target's name stands for cannot always be pickled
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        self.__dict__ |= attributes | {"target": find(attributes["target_spec"])}
+
+    # one look
+
+    def look(self, step: int, title: str | None = None) -> Sequence[Record]:
+        """Look now: maps and numbers of the fixed samples, written to the loggers.
+
+        Args:
+            step: its place on the loggers' axis.
+            title: the moment in words, such as "epoch 3"; by default the step.
+
+        Returns:
+            a Record for each layer and method; none where the look failed.
+        """
+        moment = Moment(step, title or f"step {step}", title or str(step), baseline=not self.looked)
+        result = self.attempt("a look", self._look, moment)
+        if result is None:
+            return []
+        self._log_numbers(self.numbers(result.records), step)
+        return result.records
+
+    def _look(self, moment: Moment) -> LookResult:
+        result = self.compute(moment)
+        self.publisher.open(self.loggers, self.folder)
+        self.report(result, self.tag)
+        self.looked = True
+        return result
+
+    def compute(self, moment: Moment) -> LookResult:
+        """The first half: when it returns, every hook is out and every state put back."""
+        model = self._model()
+        batch = self._fixed_batch(model)
+        target = self.target if moment.fitting else state.anew(self.target)
+        layers = self.layer_names or self.layers
+        with open_session(model, layers, batch.images, output=self.output, context=self.context) as session:
+            self._remember(session.layers)
+            forward = session.forward(batch.images, target, batch.labels, batch.regions)
+            predictions = predict(forward)
+            plans = map_plans(self.layer_names, self.methods, self.fusion)
+            maps = [self.attempt(plan.tag, self._record, plan, forward, predictions, moment) for plan in plans]
+            concepts = self._concepts(forward, moment)
+            records = self._with_numbers([record for record in maps if record is not None])
+        result = LookResult(moment, batch, records, concepts)
+        for observer in self.observers:
+            observer(result)
+        return result
+
+    def report(self, result: LookResult, tag: str) -> None:
+        """The second half: pictures, from the Records alone; one that fails costs only itself."""
+        with isolated_rng():  # a tracker may draw numbers, and the training goes on with those it would have had
+            for record in result.records:
+                self.attempt(f"the pictures of {record.tag}", self._publish, record, result.batch, tag)
+            for concepts in result.concepts:
+                self.attempt(f"the picture of concepts at {concepts.layer}", self._publish_concepts, concepts, result, tag)
+
+    def numbers(self, records: Sequence[Record]) -> dict[str, float]:
+        """What is logged of Records: each metric's mean where it is defined, and the share of samples for which it is."""
+        alone = len(self.methods) == 1 and (len(self.layer_names) == 1 or self.fusion is not None)
+        numbers: dict[str, float] = {}
+        for record in records:
+            prefix = "" if alone else f"{record.tag}/"
+            numbers |= {f"{prefix}{name}": value for name, value in summarize(record.values).items()}
+        return numbers
