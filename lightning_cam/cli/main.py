@@ -80,6 +80,7 @@ def _explain(args: argparse.Namespace) -> None:
 
     explanation = _run(explain_image, loaded.model, images)
     probability = _probability(explanation.logits)
+    # no refusal: a model may have a class more, such as a background
     if args.labels and len(names) != len(probability):
         print(f"{args.labels} names {len(names)} classes and the model has {len(probability)}", file=sys.stderr)
     _print_ranking(probability, names, args.top_k)
@@ -198,7 +199,7 @@ def _probability(logits: Any) -> Float[Tensor, "k"]:
         raise _no_logits(type(logits).__name__)
     if logits.ndim != 2:
         raise _no_logits(tuple(logits.shape))
-    scores = logits[0].double().cpu()
+    scores = logits[0].double().cpu()  # half precision would show in the three digits printed
     if len(scores) > 1:
         return scores.softmax(0)
     return scores.sigmoid()

@@ -67,6 +67,7 @@ def load_model(name: str, weights: str | None = None) -> LoadedModel:
 
 
 def _is_file(name: str) -> bool:
+    # by its ending also one that is missing, so that the error speaks of a file and not of a name
     return Path(name).is_file() or name.endswith(ENDINGS)
 
 
@@ -83,7 +84,7 @@ def _from_torchvision(name: str, weights: str | None) -> LoadedModel:
 
 
 def _from_torchvision_and_file(name: str, path: str) -> LoadedModel:
-    model = _torchvision_model(name)
+    model = _torchvision_model(name)  # of the usual 1000 classes, to see in what the weights differ from it
     state = find_state_dict(read_weights(path), path)
     expected = model.state_dict()
     _, stripped = strip_prefix(state, expected)
@@ -142,6 +143,7 @@ def _from_class(name: str, weights: str | None) -> LoadedModel:
         return LoadedModel(_built(source, name), origin)
     contents = read_weights(weights)
     is_checkpoint = isinstance(contents, Mapping) and "state_dict" in contents
+    # a class that is no LightningModule takes the network out of a Lightning checkpoint, by the prefix of its keys
     if is_checkpoint and hasattr(source, "load_from_checkpoint"):
         return _from_lightning(source, name, weights)
     model = _built(source, name)

@@ -49,6 +49,7 @@ def _contents(path: Path) -> Any:
         with np.load(path, allow_pickle=False) as arrays:
             return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
     if path.suffix == ".safetensors":
+        # not a requirement of this package
         return importlib.import_module("safetensors.torch").load_file(path)
     with torch.serialization.safe_globals(_HARMLESS):
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -76,7 +77,7 @@ def find_state_dict(contents: Any, path: str | Path) -> dict[str, Tensor]:
     for key, value in contents.items():
         if value.dtype in _HALF_PRECISION:  # which CPUs compute slowly or not at all
             value = value.float()
-        state[key.replace("_orig_mod.", "")] = value
+        state[key.replace("_orig_mod.", "")] = value  # what torch.compile puts into the keys
     return state
 
 
