@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import Tensor, nn
 from torchvision import models
 
 from lightning_cam import Style, explain, figures, render
 from lightning_cam.render import Caption
+
+Contenders = dict[str, Callable[[], object]]
 
 
 def main() -> None:
@@ -27,75 +30,79 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for repeat in range(args.repeats + 1):
         for name, run in contenders.items():
-            spent = timed(run, device)
-            if repeat:  # the first round warms up
-                seconds[name].append(spent)
-    plain = statistics.median(seconds["plain forward"])
+            duration = timed(run, device)
+            if repeat > 0:  # the first round warms up
+                seconds[name].append(duration)
+    forward = statistics.median(seconds["plain forward"])
     print(f"{args.model}, {args.batch} x {args.size} px, {describe(device)}, median of {args.repeats}, interleaved")
     print(f"{'':34}{'ms':>9}{'x forward':>11}{'min .. max ms':>20}")
-    for name, spent in seconds.items():
-        middle = statistics.median(spent)
-        print(f"{name:34}{1e3 * middle:9.1f}{middle / plain:11.2f}{1e3 * min(spent):11.1f} .. {1e3 * max(spent):.1f}")
+    for name, durations in seconds.items():
+        median = statistics.median(durations)
+        extremes = f"{1e3 * min(durations):11.1f} .. {1e3 * max(durations):.1f}"
+        print(f"{name:34}{1e3 * median:9.1f}{median / forward:11.2f}{extremes}")
 
 
-def ours(model: torch.nn.Module, images: torch.Tensor) -> dict[str, Callable[[], object]]:
-    def plain() -> object:
+def ours(model: nn.Module, images: Tensor) -> Contenders:
+    def plain_forward() -> object:
         with torch.no_grad():
             return model(images)
 
-    seen = explain(model, images)
-    words = [Caption("class 93%", "peak 1.2", True)] * len(images)
+    explanation = explain(model, images)
+    layer = explanation.layer
+    captions = [Caption("class 93%", "peak 1.2", True)] * len(images)
 
     def draw() -> object:
-        unit = seen.unit()
-        sheet = figures.sheet(render.to_rgb(images, None), unit, words, ("grad_cam", "epoch 1"), Style())
+        pictures = render.to_rgb(images, None)
+        sheet = figures.sheet(pictures, explanation.unit(), captions, ("grad_cam", "epoch 1"), Style())
         return render.Picture(render.to_host(sheet)).encode()
 
     return {
-        "plain forward": plain,
+        "plain forward": plain_forward,
         "explain, default layer found": lambda: explain(model, images),
-        "explain, grad_cam": lambda: explain(model, images, layer=seen.layer),
-        "explain, grad_cam, five classes": lambda: explain(model, images, layer=seen.layer, target={"top_k": {"k": 5}}),
-        "explain, activation_mean": lambda: explain(model, images, layer=seen.layer, method="activation_mean"),
+        "explain, grad_cam": lambda: explain(model, images, layer=layer),
+        "explain, grad_cam, five classes": lambda: explain(model, images, layer=layer, target={"top_k": {"k": 5}}),
+        "explain, activation_mean": lambda: explain(model, images, layer=layer, method="activation_mean"),
         "sheet drawn and encoded": draw,
     }
 
 
-def peers(model: torch.nn.Module, images: torch.Tensor, layer: str | None) -> dict[str, Callable[[], object]]:
-    found: dict[str, Callable[[], object]] = {}
-    target = dict(model.named_modules())[layer or explain(model, images[:1]).layer]
+def peers(model: nn.Module, images: Tensor, layer: str | None) -> Contenders:
+    contenders: Contenders = {}
+    if layer is None:
+        layer = explain(model, images[:1]).layer
+    module = model.get_submodule(layer)
     try:
         from pytorch_grad_cam import GradCAM
 
         def grad_cam() -> object:
-            with GradCAM(model, [target]) as cam:
+            with GradCAM(model, [module]) as cam:
                 return cam(images, None)
 
-        found["pytorch-grad-cam, grad_cam"] = grad_cam
+        contenders["pytorch-grad-cam, grad_cam"] = grad_cam
     except ImportError:
         pass
     try:
         from captum.attr import LayerGradCam
 
-        found["captum, grad_cam"] = lambda: LayerGradCam(model, target).attribute(images, model(images).argmax(1))
+        contenders["captum, grad_cam"] = lambda: LayerGradCam(model, module).attribute(images, model(images).argmax(1))
     except ImportError:
         pass
     try:
         from torchcam.methods import GradCAM as TorchGradCAM
 
         def torchcam() -> object:
-            with TorchGradCAM(model, target) as cam:
+            with TorchGradCAM(model, module) as cam:
                 scores = model(images)
                 return cam(scores.argmax(1).tolist(), scores)
 
-        found["torch-cam, grad_cam"] = torchcam
+        contenders["torch-cam, grad_cam"] = torchcam
     except ImportError:
         pass
-    return found
+    return contenders
 
 
 def timed(run: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
+    if device.type == "cuda":  # which computes on after a call has returned
         torch.cuda.synchronize()
     start = time.perf_counter()
     run()
@@ -105,17 +112,22 @@ def timed(run: Callable[[], object], device: torch.device) -> float:
 
 
 def describe(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU with {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU with {torch.get_num_threads()} threads"
 
 
 def arguments() -> argparse.Namespace:
+    device = "cpu"
+    if torch.cuda.is_available():
+        device = "cuda"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--layer")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=device)
     return parser.parse_args()
 
 

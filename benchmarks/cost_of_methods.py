@@ -9,14 +9,16 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.vision_transformer import VisionTransformer
 
 from lightning_cam import explain, methods
 
-TRANSFORMER = ("attention_rollout", "attention_relevance", "le_grad", "grad_eclip")
+NEEDS_A_TRANSFORMER = ("attention_rollout", "attention_relevance", "le_grad", "grad_eclip")
 OPTIONS = {  # wrappers need a method; noisy masks are measured with two of them instead of ten
     "smooth": {"smooth": {"method": "grad_cam"}},
     "flip_average": {"flip_average": {"method": "grad_cam"}},
@@ -31,28 +33,34 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--methods", nargs="*", default=[*dict.fromkeys([*methods.names(), *OPTIONS])])
+    parser.add_argument("--methods", nargs="*", default=list(dict.fromkeys([*methods.names(), *OPTIONS])))
     args = parser.parse_args()
     torch.manual_seed(0)
     convolutional = models.squeezenet1_0(weights=None).eval()
     transformer = VisionTransformer(args.size, 16, 6, 6, 192, 768, num_classes=10).eval()
-    torch.nn.init.normal_(transformer.heads[0].weight)
+    nn.init.normal_(transformer.heads[0].weight)
     images = torch.rand(args.batch, 3, args.size, args.size)
     print(f"multiples of a forward, {args.batch} x {args.size} px, CPU with {torch.get_num_threads()} threads")
     for name in args.methods:
-        model = transformer if name in TRANSFORMER else convolutional
-        layer = explain(model, images[:1]).layer
-
-        def look(model: torch.nn.Module = model, layer: str = layer, name: str = name) -> object:
-            return explain(model, images, layer=layer, method=OPTIONS.get(name, name))
-
-        ratios = [timed(look) / timed(lambda model=model: plain(model, images)) for _ in range(args.repeats)]
+        model = convolutional
+        if name in NEEDS_A_TRANSFORMER:
+            model = transformer
+        ratios = multiples(model, images, OPTIONS.get(name, name), args.repeats)
         print(f"{name:26}{statistics.median(ratios):10.1f}", flush=True)
 
 
-def plain(model: torch.nn.Module, images: torch.Tensor) -> object:
-    with torch.no_grad():
-        return model(images)
+def multiples(model: nn.Module, images: Tensor, method: str | dict[str, Any], repeats: int) -> list[float]:
+    """The cost of a look over that of the plain forward measured right after it, as often as asked."""
+    layer = explain(model, images[:1]).layer  # found beforehand: its search is no part of the method
+
+    def look() -> object:
+        return explain(model, images, layer=layer, method=method)
+
+    def plain_forward() -> object:
+        with torch.no_grad():
+            return model(images)
+
+    return [timed(look) / timed(plain_forward) for _ in range(repeats)]
 
 
 def timed(run: Callable[[], object]) -> float:

@@ -40,8 +40,12 @@ class Classifier(L.LightningModule):
 if __name__ == "__main__":
     L.seed_everything(0)
     prepare = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))])
-    train, val = FakeData(64, (3, 64, 64), 5, prepare), FakeData(16, (3, 64, 64), 5, prepare, random_offset=1000)
+    train = FakeData(64, (3, 64, 64), 5, prepare)
+    val = FakeData(16, (3, 64, 64), 5, prepare, random_offset=1000)
     trainer = L.Trainer(
-        max_epochs=2, accelerator="auto", log_every_n_steps=1, callbacks=[CAMCallback(layer="backbone.layer4", batch=8)]
+        max_epochs=2,
+        accelerator="auto",
+        log_every_n_steps=1,
+        callbacks=[CAMCallback(layer="backbone.layer4", batch=8)],
     )
     trainer.fit(Classifier(), DataLoader(train, 16, shuffle=True), DataLoader(val, 16))

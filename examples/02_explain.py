@@ -12,10 +12,10 @@ torch.manual_seed(0)
 model = mobilenet_v2(weights=None, num_classes=10)
 images = torch.rand(2, 3, 96, 96)
 
-seen = explain(model, images, target={"top_k": {"k": 3}})
-print(f"layer {seen.layer}, raw maps {tuple(seen.heat.shape)}, classes {seen.classes.tolist()}")
+explanation = explain(model, images, target={"top_k": {"k": 3}})
+print(f"layer {explanation.layer}, raw maps {tuple(explanation.heat.shape)}, classes {explanation.classes.tolist()}")
 
-one = explain(model, images, method="cam", target=4)
-print(f"class 4: the map averages to {one.heat.mean((1, 2)).tolist()}, the logit is {one.score.tolist()}")
-for path in one.save("out", names=["first", "second"], style=Style(colormap="viridis")):
+explanation = explain(model, images, method="cam", target=4)
+print(f"class 4: the map averages to {explanation.heat.mean((1, 2)).tolist()}, the logit is {explanation.score.tolist()}")
+for path in explanation.save("out", names=["first", "second"], style=Style(colormap="viridis")):
     print(path)

@@ -23,7 +23,7 @@ from lightning_cam.no_trace import no_trace
 from lightning_cam.render.style import Style
 from lightning_cam.targets.target import find
 
-_EVERY = 10  # steps between two looks at the error, each of which waits for the device
+_STEPS_BETWEEN_CHECKS = 10  # of the error, which the host can read only once the device is done
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,8 @@ class Concepts:
     @property
     def shares(self) -> Float[Tensor, "b k *m"]:
         """The maps over each concept's maximum in the batch: 0 to 1."""
-        peak = self.maps.transpose(0, 1).flatten(1).amax(1).reshape(-1, *[1] * (self.maps.ndim - 2))
+        of_one_concept = [d for d in range(self.maps.ndim) if d != 1]
+        peak = self.maps.amax(of_one_concept, keepdim=True)
         return self.maps / peak.where(peak > 0, 1)
 
     def picture(
@@ -84,9 +85,11 @@ class Concepts:
         return concept_sheet(base, self.shares, Legend(names, legend, parts), title, style)
 
     def _best(self, classes: Mapping[int, str], most: int = 3) -> list[list[str]]:
+        """The names of the classes that each concept adds to most; none where the head is not linear."""
         if self.scores is None:
             return [[] for _ in self.vectors]
-        best = self.scores.topk(min(most, self.scores.shape[1]), dim=1).indices.tolist()
+        count = min(most, self.scores.shape[1])
+        best = self.scores.topk(count, dim=1).indices.tolist()
         return [[class_name(c, classes) for c in row] for row in best]
 
 
@@ -164,8 +167,16 @@ def nmf(
         seed: of the first guess.
         start: the H to begin with, whose rows then keep their order.
 
+    Returns:
+        W, in units of the values, and H, of no unit; both >= 0.
+
     Raises:
         ValueError: for negative values, or more concepts than rows or columns.
+
+    Example:
+        >>> w, h = nmf(torch.ones(6, 4), concepts=1)
+        >>> torch.allclose(w @ h, torch.ones(6, 4))
+        True
     """
     if not 1 <= concepts <= min(values.shape):
         raise ValueError(
@@ -174,39 +185,55 @@ def nmf(
         )
     if bool((values < 0).any()):
         raise ValueError("Non-negative factorization needs values >= 0; rectify them first.")
-    top = values.amax()
-    v = values / top.where(top > 0, 1)  # eps below is then small against every entry that matters
-    eps, size = torch.finfo(v.dtype).eps, v.norm().clamp(min=torch.finfo(v.dtype).tiny)
-    generator = torch.Generator().manual_seed(seed)
-    guess = (v.mean() / concepts).sqrt()
-    w, h = (
-        guess * torch.rand(shape, generator=generator, dtype=torch.float64).to(v)
-        for shape in ((len(v), concepts), (concepts, v.shape[1]))
-    )
+    largest = values.amax()
+    v = values / largest.where(largest > 0, 1)  # eps below is then small against every entry that matters
+    eps = torch.finfo(v.dtype).eps
+    w, h = _first_guess(v, concepts, seed)
     if start is not None:
         h = start.to(v) + eps  # an entry of zero would stay one
-        for _ in range(_EVERY):  # W finds its place before H moves
+        for _ in range(_STEPS_BETWEEN_CHECKS):  # W finds its place before H moves
             w = w * (v @ h.T) / (w @ (h @ h.T) + eps)
-    before = torch.inf
-    for step in range(steps):
+    size = v.norm().clamp(min=torch.finfo(v.dtype).tiny)
+    last_error = torch.inf
+    for step in range(1, steps + 1):
         h = h * (w.T @ v) / (w.T @ w @ h + eps)
         w = w * (v @ h.T) / (w @ (h @ h.T) + eps)
-        if step % _EVERY == _EVERY - 1:
+        if step % _STEPS_BETWEEN_CHECKS == 0:
             error = float((v - w @ h).norm() / size)
-            if before - error < tolerance:
+            if last_error - error < tolerance:
                 break
-            before = error
+            last_error = error
     length = h.norm(dim=1)
-    w, h = w * length * top, h / length.where(length > 0, 1)[:, None]
+    w = w * length * largest
+    h = h / length.where(length > 0, 1)[:, None]
     if start is not None:
         return w, h
     order = w.norm(dim=0).argsort(descending=True, stable=True)
     return w[:, order], h[order]
 
 
+def _first_guess(
+    v: Float[Tensor, "n c"],
+    concepts: int,
+    seed: int,
+) -> tuple[Float[Tensor, "n k"], Float[Tensor, "k c"]]:
+    """Random factors, whose product is about as large as the values."""
+    # drawn on the CPU in double precision, so that every device and precision begins alike
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.rand((len(v), concepts), generator=generator, dtype=torch.float64)
+    h = torch.rand((concepts, v.shape[1]), generator=generator, dtype=torch.float64)
+    scale = (v.mean() / concepts).sqrt()
+    return scale * w.to(v), scale * h.to(v)
+
+
 def _scores(seen: Seen, vectors: Float[Tensor, "k c"]) -> Float[Tensor, "k y"] | None:
-    module = seen.head.module if seen.head else None
+    """What one unit of each concept adds to each class, if the head is linear in the layer's channels."""
+    if seen.head is None:
+        return None
+    module = seen.head.module
     if not isinstance(module, nn.Linear | nn.Conv2d):
         return None
-    w = module.weight.detach().flatten(1).to(vectors.dtype)
-    return vectors @ w.T if w.shape[1] == vectors.shape[1] else None
+    weight = module.weight.detach().flatten(1).to(vectors.dtype)
+    if weight.shape[1] != vectors.shape[1]:
+        return None
+    return vectors @ weight.T

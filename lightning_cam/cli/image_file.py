@@ -14,7 +14,9 @@ from torchvision.transforms import functional as transforms
 
 from lightning_cam.render.text import to_tensor
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pictures, which most weights have seen
+# of ImageNet's pictures, by which most published weights were trained
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -29,18 +31,38 @@ def open_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as file:
             picture = ImageOps.exif_transpose(file)
-            picture.load()
+            picture.load()  # a damaged file is noticed only when its pixels are read
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a picture that can be read: {error}") from error
-    if picture.mode.startswith(("I", "F")):  # deep grey, which Pillow would clip at 255
-        values = np.asarray(picture, np.float64)
-        top = 65535 if values.max() > 255 else 255 if values.max() > 1 else 1
-        return Image.fromarray((values / top * 255).round().clip(0, 255).astype(np.uint8)).convert("RGB")
-    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
-        clear = picture.convert("RGBA")
-        picture = Image.new("RGB", picture.size, (255, 255, 255))
-        picture.paste(clear, mask=clear.getchannel("A"))
+    if picture.mode.startswith(("I", "F")):
+        return _scaled_to_bytes(picture)
+    bands = picture.getbands()
+    if "A" in bands or "a" in bands or "transparency" in picture.info:
+        return _on_white(picture)
     return picture.convert("RGB")
+
+
+def _scaled_to_bytes(picture: Image.Image) -> Image.Image:
+    """Deep grey in the range of a byte, which Pillow by itself would clip at 255."""
+    values = np.asarray(picture, np.float64)
+    scaled = values / _white(float(values.max())) * 255
+    return Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8)).convert("RGB")
+
+
+def _white(largest: float) -> int:
+    """The value that stands for white, of which such a file says nothing: by the largest value in it."""
+    if largest > 255:
+        return 65535
+    if largest > 1:
+        return 255
+    return 1
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    transparent = picture.convert("RGBA")
+    page = Image.new("RGB", picture.size, (255, 255, 255))
+    page.paste(transparent, mask=transparent.getchannel("A"))
+    return page
 
 
 @dataclass(frozen=True)
@@ -66,36 +88,74 @@ class Preparation:
             raise ValueError(
                 f"--resize {self.resize} --size {self.size}: a square can be cut from the middle if size <= resize."
             )
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3) or not all(std > 0 for std in self.std):
-            given = f"--mean {' '.join(map(str, self.mean))} --std {' '.join(map(str, self.std))}"
-            raise ValueError(f"{given}: expected three values each, or one each for grey pictures, and std above 0.")
+        channels = len(self.mean)
+        if channels not in (1, 3) or len(self.std) != channels or not all(std > 0 for std in self.std):
+            values = f"--mean {' '.join(map(str, self.mean))} --std {' '.join(map(str, self.std))}"
+            raise ValueError(f"{values}: expected three values each, or one each for grey pictures, and std above 0.")
 
     @classmethod
-    def of(cls, entry: Any, **given: Any) -> "Preparation":
-        """What torchvision's weights prescribe (or the usual, without), and over it what is given and not None."""
-        preset: Any = entry.transforms() if entry is not None else None
-        usual: dict[str, Any] = {}
-        if hasattr(preset, "crop_size"):
-            usual = {"resize": preset.resize_size[0], "size": preset.crop_size[0], "interpolation": preset.interpolation}
-            usual |= {"mean": tuple(preset.mean), "std": tuple(preset.std)}
-        given = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items() if v is not None}
-        if "size" in given and "resize" not in given:
-            given["resize"] = round(given["size"] * usual.get("resize", 256) / usual.get("size", 224))
-        return cls(**(usual | given))
+    def of(cls, entry: Any, **options: Any) -> "Preparation":
+        """What torchvision's weights prescribe, with some of it replaced.
+
+        Args:
+            entry: a member of a torchvision weights enum; None for the values most networks are trained with.
+            options: values of ``Preparation`` that replace those; None replaces nothing.
+
+        Raises:
+            ValueError: for a square larger than the resized picture, or a normalisation that fits no picture.
+
+        Example:
+            >>> Preparation.of(None, size=112).resize
+            128
+        """
+        prescribed = _prescribed(entry)
+        replaced = {name: value for name, value in options.items() if value is not None}
+        for name in ("mean", "std"):
+            if name in replaced:
+                replaced[name] = tuple(replaced[name])
+        if "size" in replaced and "resize" not in replaced:  # of the picture the same part as before
+            resize = prescribed.get("resize", cls.resize)
+            size = prescribed.get("size", cls.size)
+            replaced["resize"] = round(replaced["size"] * resize / size)
+        return cls(**(prescribed | replaced))
 
     def tensor(self, photo: Image.Image) -> Float[Tensor, "1 c s s"]:
         """The model's input, as torchvision's own preset makes it."""
-        grey = photo.convert("L") if len(self.mean) == 1 else photo
-        small = transforms.center_crop(transforms.resize(grey, [self.resize], self.interpolation), [self.size])
-        prepared: Tensor = transforms.normalize(transforms.to_tensor(small), list(self.mean), list(self.std))
+        if len(self.mean) == 1:
+            photo = photo.convert("L")
+        resized = transforms.resize(photo, [self.resize], self.interpolation)
+        square = transforms.center_crop(resized, [self.size])
+        values = transforms.to_tensor(square)
+        prepared: Tensor = transforms.normalize(values, list(self.mean), list(self.std))
         return prepared[None]
 
     def view(self, photo: Image.Image, side: int) -> UInt8[Tensor, "1 3 s s"]:
         """What of the photograph the model sees, in the photograph's own detail."""
         half = min(photo.size) * self.size / self.resize / 2
-        x, y = photo.width / 2, photo.height / 2
-        box = (max(0, x - half), max(0, y - half), min(photo.width, x + half), min(photo.height, y + half))
+        x = photo.width / 2
+        y = photo.height / 2
+        box = (
+            max(0, x - half),
+            max(0, y - half),
+            min(photo.width, x + half),
+            min(photo.height, y + half),
+        )
         return to_tensor(photo.resize((side, side), Image.Resampling.LANCZOS, box))[None]
+
+
+def _prescribed(entry: Any) -> dict[str, Any]:
+    if entry is None:
+        return {}
+    preset = entry.transforms()
+    if not hasattr(preset, "crop_size"):  # a preset of another kind than ImageNet's, as that of segmentation
+        return {}
+    return {
+        "resize": preset.resize_size[0],
+        "size": preset.crop_size[0],
+        "interpolation": preset.interpolation,
+        "mean": tuple(preset.mean),
+        "std": tuple(preset.std),
+    }
 
 
 def blank(channels: int, size: int) -> Float[Tensor, "1 c s s"]:

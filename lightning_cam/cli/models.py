@@ -1,36 +1,46 @@
 """A model by torchvision's name, import path or checkpoint, with its weights: what the command line loads."""
 
-import argparse
 import importlib
 import inspect
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
+from torchvision import models as zoo
 
+from lightning_cam.cli.weights import (
+    ENDINGS,
+    brief,
+    count_classes,
+    find_state_dict,
+    fit_weights,
+    read_weights,
+    strip_prefix,
+)
 from lightning_cam.registry import did_you_mean
 
 _TORCHVISION = "torchvision:"
-_FILES = (".ckpt", ".pt", ".pth", ".bin", ".npz", ".safetensors")
-_HARMLESS: list[Any] = [type(Path()), argparse.Namespace]  # plain values that hyperparameters often hold
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
-    """A model, a line on where its weights are from, and torchvision's entry for them where one was named."""
+class LoadedModel:
+    """A model with its weights.
+
+    Attributes:
+        model: on the CPU.
+        origin: a line on where its weights are from.
+        entry: torchvision's entry for them, where they were named by it: class names and preparation.
+    """
 
     model: nn.Module
     origin: str
     entry: Any = None
 
 
-def load_model(name: str, weights: str | None = None) -> Loaded:
+def load_model(name: str, weights: str | None = None) -> LoadedModel:
     """Build a model and load its weights, on the CPU.
 
     Args:
@@ -42,158 +52,147 @@ def load_model(name: str, weights: str | None = None) -> Loaded:
     Raises:
         ValueError: for a model nobody knows, one that cannot be built, or weights that do not fit.
         OSError: for a file that is missing, or weights that cannot be downloaded.
+
+    Example:
+        >>> load_model("torchvision:squeezenet1_1").origin
+        'no --weights: squeezenet1_1 has random weights, so neither its ranking nor its map means anything'
     """
     if name.startswith(_TORCHVISION):
         return _from_torchvision(name.removeprefix(_TORCHVISION), weights)
-    if Path(name).is_file() or name.endswith(_FILES):
-        if weights is not None:
-            raise ValueError(
-                f"--model {name} is a file and brings its own weights: give --model pkg.Class --weights {weights}."
-            )
-        return _from_checkpoint(name)
-    return _from_class(name, weights)
+    if not _is_file(name):
+        return _from_class(name, weights)
+    if weights is not None:
+        raise ValueError(f"--model {name} is a file and brings its own weights: give --model pkg.Class --weights {weights}.")
+    return _from_checkpoint(name)
 
 
-def read_weights(path: str | Path) -> Any:
-    """What a weights file holds: arrays of an .npz and tensors of a .safetensors by key, else what torch.load gives.
-
-    Nothing but tensors and plain values is unpickled.
-
-    Raises:
-        ValueError: if the file is no such file.
-        OSError: if it is missing.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No weights file {path}.")
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as held:
-                return {key: torch.from_numpy(held[key]) for key in held.files}
-        if path.suffix == ".safetensors":
-            return importlib.import_module("safetensors.torch").load_file(path)
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{path} needs the package safetensors: pip install safetensors.") from error
-    except Exception as error:
-        if unsafe := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(
-                f"{path} holds more than tensors and plain values ({unsafe[1]}), and loading that can run code. "
-                "If you trust it, load it in Python and call lightning_cam.explain."
-            ) from error
-        raise ValueError(f"{path} cannot be read as weights ({', '.join(_FILES)}): {_brief(error)}") from error
+def _is_file(name: str) -> bool:
+    # by its ending also one that is missing, so that the error speaks of a file and not of a name
+    return Path(name).is_file() or name.endswith(ENDINGS)
 
 
-def fit_weights(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> str:
-    """Load a state dict, without a common prefix of its keys where that makes it fit; the prefix is returned.
-
-    Keys outside the prefix (a loss, a metric beside the network) are left aside.
-
-    Raises:
-        ValueError: if keys are missing, unknown or of another shape; they are named.
-    """
-    expected = model.state_dict()
-    prefix, state = _stripped(state, expected)
-    other = [key for key in expected if key in state and state[key].shape != expected[key].shape]
-    missing, unknown = [key for key in expected if key not in state], [key for key in state if key not in expected]
-    if not other:
-        missing, unknown = model.load_state_dict(state, strict=False)
-    if not (other or missing or unknown):
-        return prefix
-    shapes = [f"{key} {_shape(state[key])} in the file, {_shape(expected[key])} in the model" for key in other]
-    found = ((missing, "missing"), (shapes, "of another shape"), (unknown, "unknown"))
-    told = [f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})" for keys, what in found if keys]
-    raise ValueError(f"The weights {path} do not fit {type(model).__name__}, keys: {'; '.join(told)}.")
-
-
-def _from_torchvision(name: str, weights: str | None) -> Loaded:
-    import torchvision.models as zoo
-
+def _from_torchvision(name: str, weights: str | None) -> LoadedModel:
     known = zoo.list_models(module=zoo)
     if name not in known:
         raise ValueError(f"torchvision has no classification model {name!r}.{did_you_mean(name, known)}")
     if weights is None:
-        random = f"no --weights: {name} has random weights, so neither its ranking nor its map means anything"
-        return Loaded(_built(zoo, name), random)
-    if Path(weights).is_file() or weights.endswith(_FILES):
-        model, state = _built(zoo, name), _state(read_weights(weights), weights)
-        classes = _other_head(model.state_dict(), _stripped(state, model.state_dict())[1])
-        if classes is not None:
-            model = _built(zoo, name, num_classes=classes)
-        return Loaded(model, _origin(weights, fit_weights(model, state, weights)))
+        origin = f"no --weights: {name} has random weights, so neither its ranking nor its map means anything"
+        return LoadedModel(_torchvision_model(name), origin)
+    if _is_file(weights):
+        return _from_torchvision_and_file(name, weights)
+    return _from_torchvision_entry(name, weights)
+
+
+def _from_torchvision_and_file(name: str, path: str) -> LoadedModel:
+    model = _torchvision_model(name)  # of the usual 1000 classes, to see in what the weights differ from it
+    state = find_state_dict(read_weights(path), path)
+    expected = model.state_dict()
+    _, stripped = strip_prefix(state, expected)
+    classes = count_classes(stripped, expected)
+    if classes is not None:
+        model = _torchvision_model(name, num_classes=classes)
+    prefix = fit_weights(model, state, path)
+    return LoadedModel(model, _origin(path, prefix))
+
+
+def _from_torchvision_entry(name: str, weights: str) -> LoadedModel:
     entries = zoo.get_model_weights(name)
     entry = entries.__members__.get(weights.rpartition(".")[2])
     if entry is None:
         names = list(entries.__members__)
-        raise ValueError(
-            f"{weights!r} is neither a file nor weights of {name}.{did_you_mean(weights, names)} Known: {', '.join(names)}."
-        )
+        near = did_you_mean(weights, names)
+        raise ValueError(f"{weights!r} is neither a file nor weights of {name}.{near} Known: {', '.join(names)}.")
     try:
-        return Loaded(_built(zoo, name, weights=entry), f"weights: torchvision's {entry.name}", entry)
+        model = _torchvision_model(name, weights=entry)
     except OSError as error:
         raise OSError(f"The weights {entry} could not be downloaded from {entry.url}: {error}") from error
+    return LoadedModel(model, f"weights: torchvision's {entry.name}", entry)
 
 
-def _built(zoo: Any, name: str, **options: Any) -> nn.Module:
+def _torchvision_model(name: str, **options: Any) -> nn.Module:
     with warnings.catch_warnings():  # googlenet and inception announce a change of their initialisation
         warnings.simplefilter("ignore", FutureWarning)
         model: nn.Module = zoo.get_model(name, **options)
     return model
 
 
-def _from_checkpoint(path: str) -> Loaded:
-    held = read_weights(path)
-    hyper = held.get("hyper_parameters") if isinstance(held, Mapping) else None
-    named = hyper.get("_class_path") if isinstance(hyper, Mapping) else None
-    if not isinstance(named, str):
+def _from_checkpoint(path: str) -> LoadedModel:
+    name = _class_path(read_weights(path))
+    if name is None:
         raise ValueError(f"{path} does not name its class: give --model pkg.Class --weights {path}.")
-    return _from_class(named, path)
+    return _from_class(name, path)
 
 
-def _from_class(name: str, weights: str | None) -> Loaded:
-    found = _imported(name)
+def _class_path(contents: Any) -> str | None:
+    """The import path that LightningCLI writes among the hyperparameters."""
+    if not isinstance(contents, Mapping):
+        return None
+    hyperparameters = contents.get("hyper_parameters")
+    if not isinstance(hyperparameters, Mapping):
+        return None
+    path = hyperparameters.get("_class_path")
+    if not isinstance(path, str):
+        return None
+    return path
+
+
+def _from_class(name: str, weights: str | None) -> LoadedModel:
+    source = _imported(name)
     if weights is None:
         origin = f"no --weights: {name} as it builds itself, with random weights unless it loads some"
-        return Loaded(_called(found, name), origin)
-    held = read_weights(weights)
-    if isinstance(held, Mapping) and "state_dict" in held and hasattr(found, "load_from_checkpoint"):
-        try:
-            return Loaded(found.load_from_checkpoint(weights, map_location="cpu"), _origin(weights))
-        except Exception as error:
-            hint = " Does it call self.save_hyperparameters()?" if isinstance(error, TypeError) else ""
-            raise ValueError(f"{name} cannot be loaded from {weights}: {_brief(error)}{hint}") from error
-    model = _called(found, name)
-    return Loaded(model, _origin(weights, fit_weights(model, _state(held, weights), weights)))
+        return LoadedModel(_built(source, name), origin)
+    contents = read_weights(weights)
+    is_checkpoint = isinstance(contents, Mapping) and "state_dict" in contents
+    # a class that is no LightningModule takes the network out of a Lightning checkpoint, by the prefix of its keys
+    if is_checkpoint and hasattr(source, "load_from_checkpoint"):
+        return _from_lightning(source, name, weights)
+    model = _built(source, name)
+    prefix = fit_weights(model, find_state_dict(contents, weights), weights)
+    return LoadedModel(model, _origin(weights, prefix))
+
+
+def _from_lightning(source: Any, name: str, path: str) -> LoadedModel:
+    try:
+        return LoadedModel(source.load_from_checkpoint(path, map_location="cpu"), _origin(path))
+    except Exception as error:
+        hint = ""
+        if isinstance(error, TypeError):  # its arguments are not in the checkpoint
+            hint = " Does it call self.save_hyperparameters()?"
+        raise ValueError(f"{name} cannot be loaded from {path}: {brief(error)}{hint}") from error
 
 
 def _imported(name: str) -> Any:
-    module, _, attribute = name.replace(":", ".").rpartition(".")
-    if not module:
-        import torchvision.models as zoo
-
+    """The class, function or model at an import path."""
+    module_name, _, attribute = name.replace(":", ".").rpartition(".")
+    if not module_name:
         names = [_TORCHVISION + known for known in zoo.list_models(module=zoo)]
         near = did_you_mean(_TORCHVISION + name, names)
         raise ValueError(f"No model {name!r}: expected torchvision:<name>, pkg.module.Class or a checkpoint file.{near}")
     try:
-        source = importlib.import_module(module)
+        module = importlib.import_module(module_name)
     except Exception as error:
-        raise ValueError(f"The model {name!r} cannot be imported: {_brief(error)}") from error
-    if not hasattr(source, attribute):
-        classes = [key for key, kept in vars(source).items() if inspect.isclass(kept) and issubclass(kept, nn.Module)]
-        near = did_you_mean(attribute, classes) or f" Its models: {', '.join(classes) or 'none'}."
-        raise ValueError(f"The module {module} has no {attribute!r}.{near}")
-    return getattr(source, attribute)
+        raise ValueError(f"The model {name!r} cannot be imported: {brief(error)}") from error
+    if not hasattr(module, attribute):
+        raise ValueError(f"The module {module_name} has no {attribute!r}.{_models_near(attribute, module)}")
+    return getattr(module, attribute)
 
 
-def _called(found: Any, name: str) -> nn.Module:
-    if isinstance(found, nn.Module):
-        return found
+def _models_near(attribute: str, module: Any) -> str:
+    classes = [key for key, value in vars(module).items() if inspect.isclass(value) and issubclass(value, nn.Module)]
+    near = did_you_mean(attribute, classes)
+    if near:
+        return near
+    return f" Its models: {', '.join(classes) or 'none'}."
+
+
+def _built(source: Any, name: str) -> nn.Module:
+    if isinstance(source, nn.Module):
+        return source
     try:
-        model = found()
+        model = source()
     except Exception as error:
         raise ValueError(
-            f"{name} cannot be built without arguments: {_brief(error)} "
+            f"{name} cannot be built without arguments: {brief(error)} "
             "Give the path of a function without arguments that returns the model."
         ) from error
     if not isinstance(model, nn.Module):
@@ -201,48 +200,8 @@ def _called(found: Any, name: str) -> nn.Module:
     return model
 
 
-def _state(held: Any, path: str | Path) -> dict[str, Tensor]:
-    for key in ("state_dict", "model_state_dict", "model"):
-        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
-            held = held[key]
-            break
-    if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
-        inside = ", ".join(list(map(str, held))[:6]) if isinstance(held, Mapping) else type(held).__name__
-        raise ValueError(
-            f"{path} holds no state dict, neither itself nor under state_dict or model; it holds: {inside or 'nothing'}."
-        )
-    half = (torch.float16, torch.bfloat16)
-    return {key.replace("_orig_mod.", ""): value.float() if value.dtype in half else value for key, value in held.items()}
-
-
-def _stripped(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    prefixes = dict.fromkeys(key[: dot.end()] for key in state for dot in re.finditer(r"\.", key))
-    cut = {
-        prefix: {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)} for prefix in ("", *prefixes)
-    }
-    best = max(cut, key=lambda prefix: len(cut[prefix].keys() & expected.keys()))  # the first of equals: none, if it fits
-    return best, cut[best]
-
-
-def _other_head(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> int | None:
-    """The number of classes of weights that fit but for that; torchvision registers a model's head last."""
-    head = list(expected.values())[-1].shape
-    other = [
-        (state[key].shape, expected[key].shape) for key in expected if key in state and state[key].shape != expected[key].shape
-    ]
-    counts = {shape[0] for shape, _ in other if shape}
-    alike = all(shape[1:] == wanted[1:] and wanted[:1] == head[:1] for shape, wanted in other)
-    return int(counts.pop()) if alike and len(counts) == 1 else None
-
-
-def _origin(path: str | Path, prefix: str = "") -> str:
-    return f"weights: {path}" + (f", keys under {prefix!r}" if prefix else "")
-
-
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _brief(error: Exception, most: int = 300) -> str:
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(".")
-    return (text if len(text) <= most else text[:most] + " ...") + "."
+def _origin(path: str, prefix: str = "") -> str:
+    origin = f"weights: {path}"
+    if prefix:
+        origin += f", keys under {prefix!r}"
+    return origin

@@ -13,7 +13,7 @@ import torchvision
 from PIL import Image
 
 from lightning_cam import explain, render
-from lightning_cam.cli.figure import SIDE
+from lightning_cam.cli.figure import SIDE, heat
 from lightning_cam.cli.image_file import Preparation, open_image
 from lightning_cam.cli.main import main
 from lightning_cam.render.style import Style
@@ -45,14 +45,14 @@ def run(here, capfd):
 USUAL = ("--image", "cat.png", "--model", "my_nets.Net", "--size", "64")
 
 
-def seen(target="predicted", method="grad_cam"):
+def explained(target="predicted", method="grad_cam"):
     images = Preparation(73, 64).tensor(open_image("cat.png"))
     return explain(sys.modules["my_nets"].Net(), images, target=target, method=method)
 
 
 def test_classes_are_ranked_by_probability(run):
     code, out, err = run("explain", *USUAL, "--labels", "names.json", "--top-k", "2")
-    logits = seen().logits[0]
+    logits = explained().logits[0]
     best = logits.softmax(0).topk(2)
     expected = [f"{p:.3f} -> {('cat', 'dog', 'Dog')[i]}" for p, i in zip(best.values, best.indices, strict=True)]
     assert code == 0
@@ -80,17 +80,17 @@ def test_the_three_pictures_are_the_map_the_overlay_and_both(run, here):
     assert code == 2  # two classes are called dog
     code, out, _ = run("explain", *USUAL, "--png", "--out", "a/b", "--method", "cam", "--target", "1", "--colormap", "jet")
     assert out.splitlines()[-3:] == [f"a/b/cat_cam{suffix}.png" for suffix in ("_heat", "", "_figure")]
-    heat, overlay, both = (cv2.imread(path)[..., ::-1] for path in out.splitlines()[-3:])
-    style, look = Style(colormap="jet"), seen(1, "cam")
-    unit, side = look.unit(style), SIDE
-    assert np.array_equal(heat, render.to_host(heat(unit, style)))
+    heat_map, overlay, both = (cv2.imread(path)[..., ::-1] for path in out.splitlines()[-3:])
+    style, side = Style(colormap="jet"), SIDE
+    normalized = explained(1, "cam").unit(style)
+    assert np.array_equal(heat_map, render.to_host(heat(normalized, style)))
     view = Preparation(73, 64).view(open_image("cat.png"), side)
-    blended = render.to_host(render.blend(view, render.shown(unit, (side, side)), style)[0])
+    blended = render.to_host(render.blend(view, render.shown(normalized, (side, side)), style)[0])
     changed = (overlay != blended).any(-1)
     assert changed.any() and not changed[: side * 7 // 8].any() and not changed[:, side // 2 :].any()  # the words alone
     top = both.shape[0] - side - np.flatnonzero(both[::-1, 20:500].min((1, 2)) < 255)[0]
     assert (both.shape[1], top > 0) == (2 * side + 36, True)
-    for left, panel in ((12, heat), (24 + side, blended)):
+    for left, panel in ((12, heat_map), (24 + side, blended)):
         found = [np.array_equal(both[y : y + side, left : left + side], panel) for y in range(both.shape[0] - side)]
         assert sum(found) == 1
 

@@ -33,8 +33,8 @@ def test_pictures_of_every_mode_open_right(tmp_path):
     }
     for name, (picture, expected, options) in cases.items():
         picture.save(tmp_path / name, **options)
-        found = open_image(tmp_path / name)
-        assert found.mode == "RGB" and np.array_equal(np.asarray(found), np.asarray(expected)), name
+        opened = open_image(tmp_path / name)
+        assert opened.mode == "RGB" and np.array_equal(np.asarray(opened), np.asarray(expected)), name
     rgb.save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:150])
     with pytest.raises(ValueError, match="not a picture that can be read"):
@@ -48,7 +48,7 @@ def test_a_photograph_is_prepared_as_torchvision_prepares_it(size):
     for entry in (torchvision.models.SqueezeNet1_1_Weights.DEFAULT, torchvision.models.EfficientNet_B1_Weights.IMAGENET1K_V2):
         prepared = Preparation.of(entry)
         assert torch.equal(prepared.tensor(photo)[0], entry.transforms()(photo))
-        seen = prepared.view(photo, prepared.size).float()  # resized once more by another filter, so alike but not equal
+        view = prepared.view(photo, prepared.size).float()  # resized once more by another filter, so alike but not equal
         shown = prepared.tensor(photo) * torch.tensor(prepared.std)[:, None, None] + torch.tensor(prepared.mean)[:, None, None]
-        assert (seen - 255 * shown).abs().mean() < 2
+        assert (view - 255 * shown).abs().mean() < 2
     assert Preparation.of(None, size=112) == Preparation(resize=128, size=112)

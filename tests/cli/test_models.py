@@ -10,7 +10,8 @@ import torch
 import torchvision
 from torch import nn
 
-from lightning_cam.cli.models import load_model, read_weights
+from lightning_cam.cli.models import load_model
+from lightning_cam.cli.weights import read_weights
 
 MODULES = """
 import lightning
