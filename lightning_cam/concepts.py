@@ -12,16 +12,12 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
 from lightning_cam import render
-from lightning_cam.capture.hooks import watch
 from lightning_cam.capture.seen import Seen
+from lightning_cam.capture.session import open_session
 from lightning_cam.data.class_names import class_name
 from lightning_cam.figures.concept_sheet import Legend, concept_sheet
-from lightning_cam.model.default_layer import find_default_layer
-from lightning_cam.model.names import find_layer
 from lightning_cam.model.output import Output
-from lightning_cam.no_trace import no_trace
 from lightning_cam.render.style import Style
-from lightning_cam.targets.target import find
 
 _STEPS_BETWEEN_CHECKS = 10  # of the error, which the host can read only once the device is done
 
@@ -74,14 +70,18 @@ class Concepts:
         """
         if self.images.ndim != 4:
             raise ValueError(f"Concepts are drawn on pictures [b c h w]; these are {tuple(self.images.shape)}.")
-        style = style or Style()
-        legend = [", ".join(each) for each in self._best(classes)]
+        if style is None:
+            style = Style()
+        legend = [", ".join(names_of_classes) for names_of_classes in self._best(classes)]
         base = render.to_rgb(self.images, style.normalization)
         weight = self.maps.flatten(2).sum(2)
         parts = (weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)).tolist()
         under = f"deep feature factorization of {len(base)} images, {100 * (1 - self.error**2):.0f}% of the activation's energy"
-        title = f"{len(self.vectors)} concepts at {self.layer}", f"{when} · {under}" if when else under
-        names = names or [f"image {i}" for i in range(len(base))]
+        if when:
+            under = f"{when} · {under}"
+        if not names:
+            names = [f"image {i}" for i in range(len(base))]
+        title = f"{len(self.vectors)} concepts at {self.layer}", under
         return concept_sheet(base, self.shares, Legend(names, legend, parts), title, style)
 
     def _best(self, classes: Mapping[int, str], most: int = 3) -> list[list[str]]:
@@ -124,16 +124,21 @@ def factorize(
         >>> factorize(squeezenet1_0(), torch.rand(8, 3, 224, 224), concepts=5).maps.shape
         torch.Size([8, 5, 13, 13])
     """
-    with no_trace(model):
-        weight = next(model.parameters(), None)
-        images = images.to(images.device if weight is None else weight.device)
-        name = find_layer(model, layer) if layer is not None else find_default_layer(model, images, output)
-        with watch(model, [name]) as look_at:
-            seen = look_at(images, find(lambda logits, label: images.new_zeros(len(images)).float()), output=output)
-            return of(Seen(seen, name), concepts, seed)
+    layers = [] if layer is None else [layer]
+    weight = next(model.parameters(), None)
+    if weight is not None:
+        images = images.to(weight.device)
+    with open_session(model, layers, images, output=output) as session:
+        forward = session.activations(images)
+        return concepts_of(Seen(forward, session.layers[0]), concepts, seed)
 
 
-def of(seen: Seen, concepts: int = 4, seed: int = 0, start: Float[Tensor, "k c"] | None = None) -> Concepts:
+def concepts_of(
+    seen: Seen,
+    concepts: int = 4,
+    seed: int = 0,
+    start: Float[Tensor, "k c"] | None = None,
+) -> Concepts:
     """The concepts in what one forward showed at one layer; from vectors to start with, which keep their order."""
     a = seen.activation.relu()
     rows = a.movedim(1, -1).flatten(0, -2)

@@ -1,4 +1,4 @@
-"""``explain``: one look at a model, without a Trainer. b batch, t targets, u v map, h w image."""
+"""``explain``: one look at a model, without a run. b batch, t targets, m map (u v for pictures), h w image."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,19 +9,22 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
-from lightning_cam import figures, render
-from lightning_cam.capture.hooks import watch
-from lightning_cam.heat import maximum, rescale, value_range
-from lightning_cam.methods.apply import heats
-from lightning_cam.methods.fusion import find as find_fusion
-from lightning_cam.model.default_layer import find_default_layer
+from lightning_cam.capture.session import open_session
+from lightning_cam.data.class_names import class_name
+from lightning_cam.figures.cards import Cards
+from lightning_cam.figures.sheet import sheet
+from lightning_cam.heat import maximum
+from lightning_cam.methods.apply import map_plans
+from lightning_cam.methods.fusion import find_fusion
 from lightning_cam.model.layout import spatial_dims
-from lightning_cam.model.names import find_layer
 from lightning_cam.model.output import Output
-from lightning_cam.no_trace import no_trace
 from lightning_cam.registry import METHODS
+from lightning_cam.render.picture import encode, to_host
 from lightning_cam.render.style import Style
-from lightning_cam.targets.target import find as find_target
+from lightning_cam.render.text import Caption
+from lightning_cam.targets.adapters import find
+
+_SHAPES = {1: "c l", 2: "c h w", 3: "c d h w"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +55,14 @@ class Explanation:
 
         Of volumes every slice, [b 3 d h w]; signals as lines of the style's size. An absent target shows no heat.
         """
-        drawn = self._drawn(render.overlays, style or Style())
-        return drawn.unflatten(0, (-1, self._targets)) if self._several else drawn
+        drawn = self._cards(style, range(len(self._flat))).overlays(self._flat)
+        if self._several:
+            return drawn.unflatten(0, (-1, self._targets))
+        return drawn
 
-    def unit(self, style: Style | None = None) -> Float[Tensor, "*b u v"]:
-        """The maps scaled to [0, 1] as the style says; ``run`` means the same as ``batch`` here."""
-        style = style or Style()
-        flat = self.heat.flatten(0, 1) if self._several else self.heat
-        return rescale(flat, *value_range(flat, style.norm, style.scale), style.neutral).reshape(self.heat.shape)
+    def normalized(self, style: Style | None = None) -> Float[Tensor, "*b u v"]:
+        """The maps scaled to [0, 1] as the style says; the scale ``run`` means the same as ``batch`` here."""
+        return self._cards(style, range(len(self._flat))).normalized(self._flat).reshape(self.heat.shape)
 
     def sheet(self, style: Style | None = None, names: Sequence[str] | None = None) -> UInt8[Tensor, "3 height width"]:
         """All of it as one picture: a card for each image and target, and the colour scale.
@@ -67,36 +70,48 @@ class Explanation:
         Args:
             style: how maps are shown.
             names: the images' names; by default their numbers.
+
+        Raises:
+            ValueError: for another number of names than of images.
         """
-        style, t = style or Style(), self._targets
-        heat = self.heat.flatten(0, 1) if self._several else self.heat
-        told = torch.stack([self.score.flatten().float(), maximum(heat).float(), self._classes.flatten().float()], 1)
-        words = []
-        for i, (score, strong, c) in enumerate(told.tolist()):
-            name = self._names(names)[i // t]
-            words.append(render.Caption(name if c < 0 else f"class {c:.0f} · {name}", f"score {score:.3g}, peak {strong:.3g}"))
-        cards = self._present
-        base = render.displayable(self.images, style.normalization).repeat_interleave(t, 0)[cards]
-        unit = self.unit(style).reshape(heat.shape)[cards]
+        cards = self._cards(style, self._present)
+        captions = self._captions(self._names(names))
         count = "1 sample" if len(self.images) == 1 else f"{len(self.images)} samples"
-        count += f", {t} targets each" if self._several else ""
-        columns = t if self._several and len(cards) == len(words) else None
+        columns = None
+        if self._several:
+            count += f", {self._targets} targets each"
+            if len(self._present) == len(captions):
+                columns = self._targets
         title = f"{self.method} at {self.layer}", count
-        return figures.sheet(base, unit, [words[i] for i in cards], title, style, columns)
+        words = [captions[i] for i in self._present]
+        return sheet(cards.base, cards.normalized(self._flat), words, title, cards.style, columns)
+
+    def save_sheet(self, path: str | Path, style: Style | None = None, names: Sequence[str] | None = None) -> Path:
+        """Write the sheet as one picture; ``.png`` as PNG, else as JPEG."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        encoding = "png" if path.suffix.lower() == ".png" else "jpeg"
+        path.write_bytes(encode(to_host(self.sheet(style, names)), encoding))
+        return path
 
     def save(self, folder: str | Path, names: Sequence[str] | None = None, style: Style | None = None) -> list[Path]:
-        """Write ``<name>_<method>.jpg`` for each image, ``<name>_<method>_<class>.jpg`` for several targets."""
-        style, t = style or Style(), self._targets
-        names = self._names(names)
-        pixels = render.to_host(self._drawn(render.flat, style))
-        classes = self._classes.flatten().tolist()
-        ending = "jpg" if style.encoding == "jpeg" else "png"
+        """Write ``<name>_<method>.jpg`` for each image, ``<name>_<method>_<class>.jpg`` for several targets.
+
+        Raises:
+            ValueError: for another number of names than of images.
+        """
+        names, t = self._names(names), self._targets
+        cards = self._cards(style, range(len(self._flat)))
+        pixels = to_host(cards.pictures(self._flat))
+        ending = "jpg" if cards.style.encoding == "jpeg" else "png"
         Path(folder).mkdir(parents=True, exist_ok=True)
         written = []
         for i in self._present:
-            which = f"_{classes[i] if classes[i] >= 0 else i % t}" if self._several else ""
+            which = ""
+            if self._several:
+                which = f"_{self._classes[i] if self._classes[i] >= 0 else i % t}"
             written.append(Path(folder) / f"{names[i // t]}_{self.method}{which}.{ending}")
-            written[-1].write_bytes(render.encode(pixels[i], style.encoding))
+            written[-1].write_bytes(encode(pixels[i], cards.style.encoding))
         return written
 
     @property
@@ -108,24 +123,44 @@ class Explanation:
         return self.score.shape[1] if self._several else 1
 
     @property
-    def _classes(self) -> Tensor:
-        return torch.full_like(self.score, -1).long() if self.classes is None else self.classes
+    def _flat(self) -> Float[Tensor, "n *m"]:
+        return self.heat.flatten(0, 1) if self._several else self.heat
+
+    @property
+    def _classes(self) -> list[int]:
+        """The class of each map, -1 where there is none."""
+        if self.classes is None:
+            return [-1] * self.score.numel()
+        classes: list[int] = self.classes.flatten().tolist()
+        return classes
 
     @property
     def _present(self) -> list[int]:
         """Positions of the maps to show: not those of absent targets, whose score is NaN; all if none has a number."""
-        there = ~self.score.flatten().isnan()
-        return (there | ~there.any()).nonzero()[:, 0].tolist()
+        present = ~self.score.flatten().isnan()
+        positions: list[int] = (present | ~present.any()).nonzero()[:, 0].tolist()
+        return positions
+
+    def _cards(self, style: Style | None, positions: Sequence[int]) -> Cards:
+        style = style or Style()
+        return Cards.of(self.images, list(positions), len(self._flat), style, style.normalization)
+
+    def _captions(self, names: Sequence[str]) -> list[Caption]:
+        numbers = torch.stack([self.score.flatten().float(), maximum(self._flat).float()], 1).tolist()
+        captions = []
+        for i, (class_id, (score, strength)) in enumerate(zip(self._classes, numbers, strict=True)):
+            line = names[i // self._targets]
+            if class_id >= 0:
+                line = f"{class_name(class_id, {})} · {line}"
+            captions.append(Caption(line, f"score {score:.3g}, peak {strength:.3g}"))
+        return captions
 
     def _names(self, names: Sequence[str] | None) -> Sequence[str]:
-        names = names or [f"{i:03d}" for i in range(len(self.images))]
+        if not names:
+            return [f"{i:03d}" for i in range(len(self.images))]
         if len(names) != len(self.images):
             raise ValueError(f"{len(names)} names were given for {len(self.images)} images.")
         return names
-
-    def _drawn(self, draw: Callable[..., Tensor], style: Style) -> Tensor:
-        base = render.displayable(self.images, style.normalization).repeat_interleave(self._targets, 0)
-        return draw(base, self.unit(style).reshape(len(base), *self.heat.shape[2 if self._several else 1 :]), style)
 
 
 def explain(
@@ -136,7 +171,7 @@ def explain(
     method: Any = "grad_cam",
     target: Any = "predicted",
     output: Output = None,
-    fuse: Any = None,
+    fuse: str | dict[str, Any] | Callable[..., Any] | None = None,
 ) -> Explanation:
     """Look at a model once. The model is left as it was: modes, gradients, buffers, hooks, random states.
 
@@ -159,32 +194,41 @@ def explain(
         >>> explain(resnet18(), torch.rand(2, 3, 224, 224)).heat.shape
         torch.Size([2, 7, 7])
     """
-    how, aimed = METHODS.find(method), find_target(target)
-    listed: list[Any] = list(layer) if isinstance(layer, list | tuple) else [] if layer is None else [layer]
-    fusion = find_fusion(fuse, listed)
-    if len(listed) > 1 and fusion is None:
-        raise ValueError(f"{len(listed)} layers give {len(listed)} maps: name one layer, or fuse='mean' to make one of them.")
-    sides = spatial_dims(model)
-    shape = ("c l", "c h w", "c d h w")[sides - 1]
-    if not isinstance(images, Tensor) or images.ndim not in (sides + 1, sides + 2):
-        given = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"explain takes images [b {shape}] or one image [{shape}] as a tensor; got {given}.")
-    with no_trace(model):
-        weight = next(model.parameters(), None)
-        batch = images if images.ndim == sides + 2 else images[None]
-        images = batch.to(batch.device if weight is None else weight.device)
-        names = [find_layer(model, one) for one in listed] or [find_default_layer(model, images, output)]
-        with watch(model, names) as look_at:
-            look = look_at(images, aimed, output=output)
-            (shown,) = heats(look, names, [how], fusion)
-    single = look.aim.single
-    classes = look.aim.classes
-    return Explanation(
-        heat=shown.heat[:, 0] if single else shown.heat,
-        score=look.aim.score.detach()[:, 0] if single else look.aim.score.detach(),
-        logits=look.output.detach() if isinstance(look.output, Tensor) else look.output,
-        classes=classes if classes is None or not single else classes[:, 0],
-        layer=shown.title,
-        method=how.label,
-        images=images,
-    )
+    entry, chosen_target = METHODS.find(method), find(target)
+    layers: list[str | nn.Module] = []
+    if layer is not None:
+        layers = list(layer) if isinstance(layer, list | tuple) else [layer]
+    fusion = find_fusion(fuse, layers)
+    if len(layers) > 1 and fusion is None:
+        raise ValueError(f"{len(layers)} layers give {len(layers)} maps: name one layer, or fuse='mean' to make one of them.")
+    images = _batch_of(model, images)
+    with open_session(model, layers, images, output=output) as session:
+        forward = session.forward(images, chosen_target)
+        (plan,) = map_plans(session.layers, [entry], fusion)
+        heat, title = plan.heat(forward), plan.title(forward)
+    scores = forward.target_scores
+    score, classes = scores.score.detach(), None
+    if scores.choice.logit:
+        classes = scores.choice.classes
+    if scores.choice.single:
+        heat, score = heat[:, 0], score[:, 0]
+        classes = None if classes is None else classes[:, 0]
+    logits = forward.output
+    if isinstance(logits, Tensor):
+        logits = logits.detach()
+    return Explanation(heat, score, logits, classes, title, entry.label, images)
+
+
+def _batch_of(model: nn.Module, images: Any) -> Shaped[Tensor, "b ..."]:
+    """A batch on the model's device; one image becomes a batch of one."""
+    dims = spatial_dims(model)
+    if not isinstance(images, Tensor) or images.ndim not in (dims + 1, dims + 2):
+        shape = _SHAPES[dims]
+        kind = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"explain takes images [b {shape}] or one image [{shape}] as a tensor; got {kind}.")
+    if images.ndim == dims + 1:
+        images = images[None]
+    weight = next(model.parameters(), None)
+    if weight is None:
+        return images
+    return images.to(weight.device)

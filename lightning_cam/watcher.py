@@ -2,34 +2,28 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import torch
-from jaxtyping import Float
-from lightning.fabric.utilities import move_data_to_device
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.predictions import predict
 from lightning_cam.capture.seen import Seen
 from lightning_cam.capture.session import Context, open_session
-from lightning_cam.concepts import Concepts, concepts_picture
+from lightning_cam.concepts import Concepts
 from lightning_cam.data.batch import Batch, FixedBatch
-from lightning_cam.data.loader import SampleSource, as_loader, is_dataset, load_fixed_batch
+from lightning_cam.data.loader import load_plain_batch
 from lightning_cam.figures.captions import name_target
-from lightning_cam.figures.pages import RecordPages, RunColumns
-from lightning_cam.heat import condense, maximum
-from lightning_cam.methods.apply import MapPlan, map_plans
+from lightning_cam.figures.pages import RecordPages
+from lightning_cam.methods.apply import map_plans
 from lightning_cam.methods.fusion import find_fusion
-from lightning_cam.metrics.measure import chosen_metrics, measure, summarize
-from lightning_cam.model.layout import spatial_dims
+from lightning_cam.metrics.measure import chosen_metrics, summarize
 from lightning_cam.model.output import Output
 from lightning_cam.no_trace import isolated_rng, no_trace
-from lightning_cam.record import Moment, Predictions, Record, to_host
-from lightning_cam.registry import METHODS, METRICS, Entry
+from lightning_cam.record import Moment, Record
+from lightning_cam.registry import METHODS, METRICS
 from lightning_cam.render.overlay import looks_normalized
 from lightning_cam.render.style import Style
 from lightning_cam.targets import state
@@ -38,6 +32,10 @@ from lightning_cam.training.concept_tracker import ConceptTracker
 from lightning_cam.training.history import History
 from lightning_cam.training.notices import Notices
 from lightning_cam.training.publisher import Publisher
+from lightning_cam.training.records import make_record, with_numbers
+from lightning_cam.training.reporter import report_concepts, report_record, run_columns
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +120,8 @@ class Watcher:
         self.context: Context = nullcontext
         self.observers: list[Callable[[LookResult], Any]] = []
         self.publisher = Publisher(self.notices)
-        self.load: Callable[[], FixedBatch] = partial(self._load, data, Batch.of(batch))
+        self.data, self.batch_options = data, Batch.of(batch)
+        self.load: Callable[[], FixedBatch] | None = None  # in place of data, by who has samples of another kind
         self.restart()
 
     # what is kept from look to look
@@ -176,7 +175,8 @@ class Watcher:
         result = self.attempt("a look", self._look, moment)
         if result is None:
             return []
-        self._log_numbers(self.numbers(result.records), step)
+        numbers = {f"{self.tag}/{name}": value for name, value in self.numbers(result.records).items()}
+        self.publisher.log_numbers(self.loggers, numbers, step)
         return result.records
 
     def _look(self, moment: Moment) -> LookResult:
@@ -188,18 +188,22 @@ class Watcher:
 
     def compute(self, moment: Moment) -> LookResult:
         """The first half: when it returns, every hook is out and every state put back."""
-        model = self._model()
-        batch = self._fixed_batch(model)
-        target = self.target if moment.fitting else state.anew(self.target)
+        batch = self._fixed_batch()
+        target, histories = self.target, self.history
+        if not moment.fitting:  # a look at other samples, beside the run
+            target, histories = state.anew(self.target), {}
         layers = self.layer_names or self.layers
-        with open_session(model, layers, batch.images, output=self.output, context=self.context) as session:
+        with open_session(self._model, layers, batch.images, output=self.output, context=self.context) as session:
             self._remember(session.layers)
             forward = session.forward(batch.images, target, batch.labels, batch.regions)
             predictions = predict(forward)
-            plans = map_plans(self.layer_names, self.methods, self.fusion)
-            maps = [self.attempt(plan.tag, self._record, plan, forward, predictions, moment) for plan in plans]
+            maps = []
+            for plan in map_plans(self.layer_names, self.methods, self.fusion):
+                history = histories.setdefault(plan.tag, History()) if moment.fitting else None
+                maps.append(self.attempt(plan.tag, make_record, plan, forward, predictions, moment, history))
+            records = [record for record in maps if record is not None]
+            records = with_numbers(records, forward, chosen_metrics(self.metrics, forward), histories, self.attempt)
             concepts = self._concepts(forward, moment)
-            records = self._with_numbers([record for record in maps if record is not None])
         result = LookResult(moment, batch, records, concepts)
         for observer in self.observers:
             observer(result)
@@ -207,11 +211,16 @@ class Watcher:
 
     def report(self, result: LookResult, tag: str) -> None:
         """The second half: pictures, from the Records alone; one that fails costs only itself."""
+        moment, batch, columns = result.moment, result.batch, self.style.filmstrip_columns
+        target = name_target(self.target_spec)
         with isolated_rng():  # a tracker may draw numbers, and the training goes on with those it would have had
             for record in result.records:
-                self.attempt(f"the pictures of {record.tag}", self._publish, record, result.batch, tag)
+                history = self.history[record.tag] if moment.fitting else None
+                pages = RecordPages(record, batch, self.style, target, run_columns(history, columns))
+                self.attempt(f"the pictures of {record.tag}", report_record, pages, self.publisher, tag)
             for concepts in result.concepts:
-                self.attempt(f"the picture of concepts at {concepts.layer}", self._publish_concepts, concepts, result, tag)
+                what = f"the picture of concepts at {concepts.layer}"
+                self.attempt(what, report_concepts, concepts, batch, moment, self.style, self.publisher, tag)
 
     def numbers(self, records: Sequence[Record]) -> dict[str, float]:
         """What is logged of Records: each metric's mean where it is defined, and the share of samples for which it is."""
@@ -221,3 +230,54 @@ class Watcher:
             prefix = "" if alone else f"{record.tag}/"
             numbers |= {f"{prefix}{name}": value for name, value in summarize(record.values).items()}
         return numbers
+
+    def attempt(self, what: str, function: Callable[..., T], *args: Any) -> T | None:
+        """What the function gives, or None and a warning where it failed; at the first look an error is let out."""
+        try:
+            return function(*args)
+        except Exception as error:
+            if not self.looked or self.notices.on_error == "raise":
+                raise
+            self.notices.failed(f"{what} failed and is left out", error)
+            return None
+
+    # what a look needs
+
+    @property
+    def _model(self) -> nn.Module:
+        if self.model is None:
+            raise ValueError("Watcher(model=None) has nothing to look at: give it the model.")
+        return self.model
+
+    def _fixed_batch(self) -> FixedBatch:
+        if self.batch is None:
+            with no_trace(self._model):  # hooks of a batch's way to the device may ask whether the model is training
+                self.batch = self.load() if self.load else load_plain_batch(self._model, self.data, self.batch_options)
+            normalization = self.style.normalization or self.batch.normalization
+            if normalization is None and looks_normalized(self.batch.images):
+                self.notices.warn(
+                    "the images lie outside 0 to 1 and no Normalize was found in the dataset's transform, so they are shown "
+                    "clipped; give Style(mean=..., std=...)."
+                )
+        return self.batch
+
+    def _remember(self, layers: Sequence[str]) -> None:
+        """The default layer is looked for once."""
+        if not self.layer_names and not self.layers:
+            self.notices.say(f"watching the layer {layers[0]!r}, found by itself")
+        self.layer_names = list(layers)
+
+    def _concepts(self, forward: Forward, moment: Moment) -> list[Concepts]:
+        if not self.concepts.count:
+            return []
+        follow = self.concepts.follow
+        concepts = [
+            self.attempt(f"concepts at {layer}", follow, Seen(forward, layer), moment.fitting) for layer in self.layer_names
+        ]
+        return [part for part in concepts if part is not None]
+
+
+def _listed(spec: Any) -> list[Any]:
+    if isinstance(spec, list | tuple):
+        return list(spec)
+    return [spec]

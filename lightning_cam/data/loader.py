@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from lightning.fabric.utilities import move_data_to_device
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from lightning_cam.data.batch import Batch, FixedBatch, is_indices
 from lightning_cam.data.collated import read_batch
 from lightning_cam.data.dataset import around, evenly, labels_of, name_of, normalization_of
+from lightning_cam.model.layout import spatial_dims
 from lightning_cam.no_trace import isolated_generators, isolated_rng
 
 _SCAN = 2000  # samples loaded at most to find n per class in a dataset that keeps no labels
@@ -72,16 +74,22 @@ def load_fixed_batch(source: SampleSource, options: Batch) -> FixedBatch:
         )
 
 
-def is_dataset(data: Any) -> bool:
-    """Whether this is a dataset or a loader, rather than a batch."""
-    return isinstance(data, Dataset) or hasattr(data, "dataset")
-
-
-def as_loader(data: Any) -> Any:
-    """A dataset as a loader; a loader as it is."""
-    if hasattr(data, "dataset"):
-        return data
-    return DataLoader(data, batch_size=16)
+def load_plain_batch(model: nn.Module, data: Any, options: Batch) -> FixedBatch:
+    """The samples out of a dataset, a loader or a batch, on the device of the model."""
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    loader = data
+    if isinstance(data, Dataset):
+        loader = DataLoader(data, batch_size=16)
+    elif not hasattr(data, "dataset"):
+        options = replace(options, samples=data)
+    source = SampleSource(
+        loaders=lambda: (loader, "data"),
+        transfer=lambda batch, position: move_data_to_device(batch, device),
+        class_holders=(model,),
+        spatial_dims=spatial_dims(model),
+    )
+    return load_fixed_batch(source, options)
 
 
 def _handed_in(source: SampleSource, options: Batch) -> FixedBatch:

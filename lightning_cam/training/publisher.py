@@ -72,3 +72,15 @@ class Publisher:
             options = {name: value for name, value in extras.items() if name in taken}
             write = destination.sink
             self.notices.guarded(destination.owner, write, destination.place, tag, picture, step, **options)
+
+    def log_numbers(self, loggers: Iterable[Any], numbers: Mapping[str, float], step: int) -> None:
+        """Write numbers to every logger that takes them."""
+        if not numbers:
+            return
+        for logger in loggers:
+            owner = type(logger).__name__
+            if hasattr(logger, "log_metrics"):
+                self.notices.guarded(owner, logger.log_metrics, dict(numbers), step)
+            elif hasattr(logger, "add_scalar"):  # a SummaryWriter
+                for name, value in numbers.items():
+                    self.notices.guarded(owner, logger.add_scalar, name, value, step)

@@ -1,0 +1,101 @@
+"""From one forward to Records: maps, their place in the run's history, and their numbers. b batch, t targets, n maps."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_cam.capture.forward import Forward
+from lightning_cam.heat import condense, maximum
+from lightning_cam.methods.apply import MapPlan
+from lightning_cam.metrics.measure import measure
+from lightning_cam.record import Earlier, Moment, Predictions, Record, to_host
+from lightning_cam.registry import Entry
+from lightning_cam.training.history import History
+
+Attempt = Callable[..., Any]  # (what, function, *args) -> what the function gives, None where it failed
+
+
+def make_record(
+    plan: MapPlan, forward: Forward, predictions: Predictions, moment: Moment, history: History | None
+) -> Record:
+    """Compute the maps of a plan, and add them to the history of the run; one transfer to the host."""
+    heat = plan.heat(forward)
+    flat = heat.flatten(0, 1)
+    scores = forward.target_scores
+    absent = scores.choice.absent
+    condensed, extremes, strength, against, score = to_host(
+        [condense(flat), _extremes(flat, absent), maximum(flat).float(), maximum(-flat).float(), scores.score]
+    )
+    if history is not None:
+        history.add(moment.short, condensed, *extremes.tolist())
+    return Record(
+        moment=moment,
+        tag=plan.tag,
+        layer=plan.layer,
+        title=plan.title(forward),
+        method=plan.method.label,
+        heat=heat,
+        score=score,
+        absent=None if absent is None else absent.cpu(),
+        strength=strength.reshape(score.shape),
+        against=against.reshape(score.shape),
+        predictions=predictions,
+        changed_in_place=plan.fusion is None and forward.outputs[plan.layer].changed_in_place,
+        is_logit=scores.choice.logit,
+    )
+
+
+def with_numbers(
+    records: Sequence[Record],
+    forward: Forward,
+    metrics: Sequence[Entry[Any]],
+    histories: Mapping[str, History],
+    attempt: Attempt,
+) -> list[Record]:
+    """Records with each metric's value for each sample and target; one transfer to the host for all of them."""
+    measured: list[dict[str, Tensor]] = []
+    for record in records:
+        earlier = _earlier(histories.get(record.tag), record)
+        values = {}
+        for metric in metrics:
+            value = attempt(
+                f"{metric.label} of {record.tag}", measure, metric, record.heat, forward, record.layer, earlier
+            )
+            if value is not None:
+                values[metric.label] = value
+        measured.append(values)
+    copies = iter(to_host([value for values in measured for value in values.values()]))
+    numbered = []
+    for record, values in zip(records, measured, strict=True):
+        on_host = {name: next(copies) for name in values}
+        numbered.append(replace(record, values=on_host))
+        _rate(histories.get(record.tag), on_host, metrics)
+    return numbered
+
+
+def _earlier(history: History | None, record: Record) -> Callable[[int], Earlier]:
+    targets = record.score.shape[1]
+    if history is None:
+        return lambda position: Earlier()
+    return lambda position: history.earlier(position, targets)
+
+
+def _rate(history: History | None, values: Mapping[str, Float[Tensor, "b t"]], metrics: Sequence[Entry[Any]]) -> None:
+    """The first metric that has a direction says which look is the best."""
+    for metric in metrics:
+        higher_is_better = metric.facts.get("higher_is_better")
+        if history is not None and higher_is_better is not None and metric.label in values:
+            history.rate(float(values[metric.label].nanmean()), higher_is_better)
+            return
+
+
+def _extremes(flat: Float[Tensor, "n *m"], absent: Tensor | None) -> Float[Tensor, "2"]:
+    """The smallest and the largest value of all maps there are; zeros where there is none."""
+    present = flat if absent is None else flat[~absent.flatten()]
+    if not len(present):
+        return flat.new_zeros(2)
+    return torch.stack([present.amin(), present.amax()])
