@@ -9,10 +9,11 @@ import sysconfig
 import venv
 from pathlib import Path
 
-TORCH_IS_THERE = "import sys; from importlib.util import find_spec as find; sys.exit(not (find('torch') and find('torchvision')))"
+TORCH_IS_THERE = "from importlib.util import find_spec as find; raise SystemExit(not (find('torch') and find('torchvision')))"
 
 
 def main() -> None:
+    """Run from the Makefile, before pip."""
     folder = Path(sys.argv[1])
     python = folder / "bin" / "python"
     if not python.exists():
