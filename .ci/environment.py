@@ -5,7 +5,6 @@
 
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
@@ -30,11 +29,12 @@ def main() -> None:
 def make(folder: Path) -> None:
     """A new environment in the folder, which sees this Python's packages if PyTorch is among them."""
     shared = has_torch(Path(sys.executable))
-    venv.create(folder, system_site_packages=shared, symlinks=True, with_pip=True)
-    if shared and sys.prefix != sys.base_prefix:
-        # an environment made from within another sees the packages of the Python below both, not those of the other
+    nested = sys.prefix != sys.base_prefix
+    venv.create(folder, system_site_packages=shared and not nested, symlinks=True, with_pip=True)
+    if shared and nested:
+        # venv offers the packages of the Python below both environments, not those of the outer one
+        outer = [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
         site_packages = next(folder.glob("lib/python*/site-packages"))
-        outer = dict.fromkeys([sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
         (site_packages / "outer_environment.pth").write_text("\n".join(outer) + "\n")
 
 
