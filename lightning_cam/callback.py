@@ -17,7 +17,7 @@ from lightning_cam.methods.fusion import find as find_fusion
 from lightning_cam.metrics.measure import measure
 from lightning_cam.model.default_layer import find_default_layer
 from lightning_cam.model.names import find_layer
-from lightning_cam.model.output import Output
+from lightning_cam.model.output import Output, find_logits
 from lightning_cam.no_trace import no_trace
 from lightning_cam.registry import METHODS, METRICS
 from lightning_cam.render.style import Style
@@ -175,7 +175,7 @@ class CAMCallback(Callback):
                 self._names = [find_layer(module, layer) for layer in self.layers]
             else:
                 with context():
-                    self._names = [find_default_layer(module, batch.images, self.output)]
+                    self._names = [find_default_layer(module, batch.images, lambda x: find_logits(module(x), self.output))]
                 self._notices.say(f"watching the layer {self._names[0]!r}, found by itself")
         return self._names
 

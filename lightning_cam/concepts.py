@@ -18,7 +18,7 @@ from lightning_cam.data.class_names import class_name
 from lightning_cam.figures.concept_sheet import Legend, concept_sheet
 from lightning_cam.model.default_layer import find_default_layer
 from lightning_cam.model.names import find_layer
-from lightning_cam.model.output import Output
+from lightning_cam.model.output import Output, find_logits
 from lightning_cam.no_trace import no_trace
 from lightning_cam.render.style import Style
 from lightning_cam.targets.target import find
@@ -124,7 +124,8 @@ def factorize(
     with no_trace(model):
         weight = next(model.parameters(), None)
         images = images.to(images.device if weight is None else weight.device)
-        name = find_layer(model, layer) if layer is not None else find_default_layer(model, images, output)
+        run = lambda x: find_logits(model(x), output)  # noqa: E731
+        name = find_layer(model, layer) if layer is not None else find_default_layer(model, images, run)
         with watch(model, [name]) as look_at:
             seen = look_at(images, find(lambda logits, label: images.new_zeros(len(images)).float()), output=output)
             return of(Seen(seen, name), concepts, seed)

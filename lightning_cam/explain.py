@@ -17,7 +17,7 @@ from lightning_cam.methods.fusion import find as find_fusion
 from lightning_cam.model.default_layer import find_default_layer
 from lightning_cam.model.layout import spatial_dims
 from lightning_cam.model.names import find_layer
-from lightning_cam.model.output import Output
+from lightning_cam.model.output import Output, find_logits
 from lightning_cam.no_trace import no_trace
 from lightning_cam.registry import METHODS
 from lightning_cam.render.style import Style
@@ -173,7 +173,8 @@ def explain(
         weight = next(model.parameters(), None)
         batch = images if images.ndim == sides + 2 else images[None]
         images = batch.to(batch.device if weight is None else weight.device)
-        names = [find_layer(model, one) for one in listed] or [find_default_layer(model, images, output)]
+        run = lambda x: find_logits(model(x), output)  # noqa: E731
+        names = [find_layer(model, one) for one in listed] or [find_default_layer(model, images, run)]
         with watch(model, names) as look_at:
             look = look_at(images, aimed, output=output)
             (shown,) = heats(look, names, [how], fusion)

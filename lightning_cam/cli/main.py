@@ -18,6 +18,7 @@ from lightning_cam.data.class_names import class_index, class_name, read_class_n
 from lightning_cam.explain import Explanation, explain
 from lightning_cam.heat import maximum
 from lightning_cam.model.default_layer import find_default_layer
+from lightning_cam.model.output import find_logits
 from lightning_cam.model.trace import Call, record_calls
 from lightning_cam.no_trace import no_trace
 from lightning_cam.registry import METHODS
@@ -113,7 +114,7 @@ def _layers(args: argparse.Namespace) -> None:
         with no_trace(model):
             with record_calls(model, images.shape) as calls, torch.no_grad():
                 model(images)
-            return calls, find_default_layer(model, images, args.output)
+            return calls, find_default_layer(model, images, lambda x: find_logits(model(x), args.output))
 
     calls, default = _run(trace, loaded.model, images)
     maps = {call.name: call.map_shape for call in calls if call.name and call.layout}
