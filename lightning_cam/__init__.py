@@ -6,11 +6,16 @@ from lightning_cam import metrics as metrics
 from lightning_cam import sinks as sinks
 from lightning_cam import targets as targets
 from lightning_cam.callback import CAMCallback as CAMCallback
+from lightning_cam.capture.seen import Seen as Seen
 from lightning_cam.data.batch import Batch as Batch
 from lightning_cam.explain import Explanation as Explanation
 from lightning_cam.explain import explain as explain
-from lightning_cam.methods import fusion as fuse
+from lightning_cam.methods import fusion
+from lightning_cam.record import Record as Record
 from lightning_cam.render.style import Style as Style
 from lightning_cam.training.schedule import Schedule as Schedule
+from lightning_cam.watcher import Watcher as Watcher
+
+fuse = fusion  # the family by its public name
 
 __version__ = "0.1.0"

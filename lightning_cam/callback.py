@@ -14,7 +14,6 @@ from lightning_cam.render.style import Style
 from lightning_cam.training.compat import Callback, as_validation, is_fitting, stage_loaders, state_key, transferred
 from lightning_cam.training.distributed import refuse_sharded
 from lightning_cam.training.history import History
-from lightning_cam.training.notices import Notices
 from lightning_cam.training.schedule import Schedule, baseline_moment, present_moment
 from lightning_cam.watcher import Watcher
 

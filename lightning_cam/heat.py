@@ -1,6 +1,6 @@
 """Shapes and scales of raw maps. b batch, t targets, n maps, m map (u v for pictures), h w image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +12,7 @@ Norm = Literal["positive", "minmax", "symmetric"]
 Scale = Literal["image", "batch", "run"]
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_AVERAGE: dict[int, Callable[..., Tensor]] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
 _FINE = 4096  # cells of a map by pixels
 _OUTERMOST = 0.01  # of such a map's cells: those left beyond each end of its own scale
 
@@ -31,6 +32,22 @@ def resize(heat: Float[Tensor, "..."], size: Sequence[int]) -> Float[Tensor, "..
     flat = heat.reshape(-1, 1, *heat.shape[-sides:])
     resized = F.interpolate(flat, tuple(size), mode=_LINEAR[sides], align_corners=False)
     return resized.reshape(*heat.shape[:-sides], *size)
+
+
+def condense(heat: Float[Tensor, "n *m"], cells: int = 1024) -> Float[Tensor, "n *u"]:
+    """Maps of more cells than these averaged down, sides in proportion; smaller ones as they are.
+
+    Example:
+        >>> condense(torch.rand(2, 224, 224)).shape
+        torch.Size([2, 32, 32])
+    """
+    sides = heat.shape[1:]
+    if sides.numel() <= cells:
+        return heat
+    factor = (cells / sides.numel()) ** (1 / len(sides))
+    size = [max(1, int(side * factor + 1e-6)) for side in sides]  # or 224 would become 31.999
+    means: Tensor = _AVERAGE[len(sides)](heat[:, None], size)[:, 0]
+    return means
 
 
 def maximum(heat: Float[Tensor, "n *m"]) -> Float[Tensor, "n"]:

@@ -21,7 +21,9 @@ def predict(forward: Forward) -> Predictions:
         return Predictions(*to_host([classes, nan, unknown, nan[:, 0], unknown]))
     logits = logits.detach().float()
     labels = _class_labels(forward.labels, unknown)
-    if forward.labels is not None and forward.labels.shape == logits.shape:  # several classes may be right, so none is predicted
+    if (
+        forward.labels is not None and forward.labels.shape == logits.shape
+    ):  # several classes may be right, so none is predicted
         probability = _of_classes(logits.sigmoid(), classes)
         return Predictions(*to_host([classes, probability, unknown, nan[:, 0], labels]))
     probabilities = logits.softmax(1)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
@@ -115,7 +114,9 @@ class Seen:
         calls = self.forward.calls
         own = [i for i, other in enumerate(calls) if other.name == base]
         start = own[-1] if call is None else own[call]
-        with_weights = [other for other in calls[start + 1 :] if other.name and any(True for _ in other.module.parameters(False))]
+        with_weights = [
+            other for other in calls[start + 1 :] if other.name and any(True for _ in other.module.parameters(False))
+        ]
         if len(with_weights) != 1:
             return None
         logits = self.logits

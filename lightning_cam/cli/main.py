@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_cam import render
+from lightning_cam.capture.session import open_session
 from lightning_cam.cli.figure import SIDE, Told, figure, heat, overlay
 from lightning_cam.cli.image_file import Preparation, blank, open_image
 from lightning_cam.cli.models import load_model
@@ -18,9 +18,7 @@ from lightning_cam.cli.options import build_parser
 from lightning_cam.data.class_names import class_index, class_name, read_class_names
 from lightning_cam.explain import Explanation, explain
 from lightning_cam.heat import maximum
-from lightning_cam.model.default_layer import find_default_layer
-from lightning_cam.model.trace import Call, record_calls
-from lightning_cam.no_trace import no_trace
+from lightning_cam.model.trace import Call
 from lightning_cam.registry import METHODS
 from lightning_cam.render.style import Style
 
@@ -86,7 +84,7 @@ def _explain(args: argparse.Namespace) -> None:
     _print_ranking(probability, names, args.top_k)
     words = _words(args, explanation, probability, names)
     view = preparation.view(photo, SIDE)
-    normalized = explanation.unit(style).float().cpu()
+    normalized = explanation.normalized(style).float().cpu()
     pictures = {
         "_heat": heat(normalized, style),
         "": overlay(view, normalized, words.headline, style),
@@ -159,10 +157,8 @@ def _layers(args: argparse.Namespace) -> None:
     images = blank(_input_channels(loaded.model), size)
 
     def trace(model: nn.Module) -> tuple[list[Call], str]:
-        with no_trace(model):
-            with record_calls(model, images.shape) as calls, torch.no_grad():
-                model(images)
-            return calls, find_default_layer(model, images, args.output)
+        with open_session(model, [], images, output=args.output) as session:
+            return session.activations(images).calls, session.layers[0]
 
     calls, default = _run(trace, loaded.model, images)
     shapes = {call.name: call.map_shape for call in calls if call.name and call.layout}

@@ -69,9 +69,7 @@ def load_fixed_batch(source: SampleSource, options: Batch) -> FixedBatch:
                 stacklevel=2,
             )
             batch = replace(batch.first(_count(options)), origin=f"the first samples of {title} (it has no index)")
-        return replace(
-            batch, classes=_class_names(options, source, data), normalization=normalization_of(data)
-        )
+        return replace(batch, classes=_class_names(options, source, data), normalization=normalization_of(data))
 
 
 def load_plain_batch(model: nn.Module, data: Any, options: Batch) -> FixedBatch:

@@ -47,9 +47,9 @@ def description(batch: FixedBatch, record: Record, target: str, style: Style) ->
     layer = f"`{record.title}`"
     if record.changed_in_place:
         layer += ", after the in-place operation behind it"
-    scale = style.scale
-    if not isinstance(scale, str):
-        scale = f"fixed, {scale:g} is hottest"
+    scale = f"{style.scale}"
+    if not isinstance(style.scale, str):
+        scale = f"fixed, {style.scale:g} is hottest"
     lines = {
         "layer": layer,
         "method": f"`{record.method}`",

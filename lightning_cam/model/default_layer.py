@@ -1,16 +1,15 @@
 """The layer watched when none is named, found by tracing one forward."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
 
 from lightning_cam.model.head import find_head
-from lightning_cam.model.output import Output, find_logits, is_detections
-from lightning_cam.model.trace import Call, call_title, layout_of, record_calls
+from lightning_cam.model.output import is_detections
+from lightning_cam.model.trace import Call, call_title
+from lightning_cam.model.traced_forward import TracedForward, trace_forward
 
 # What only shrinks, copies or drops a map, or is part of a block: the map shown is the one before it.
 _PASSIVE = (
@@ -25,120 +24,93 @@ _PASSIVE = (
 )
 
 
-@dataclass(frozen=True)
-class _Trace:
-    """One forward: its calls, and by their positions the maps they returned and what linear layers were given."""
-
-    calls: list[Call]
-    maps: dict[int, Tensor] = field(default_factory=dict)
-    inputs: dict[int, Tensor] = field(default_factory=dict)
-    pyramids: list[int] = field(default_factory=list)  # of calls that returned several maps
-    output: Any = None
-
-    def feeds(self, i: int, score: Any) -> bool:
-        """Whether the score depends on a call's map; taken as given where no gradient can tell."""
-        layout = self.calls[i].layout
-        if i not in self.maps or layout is None or not isinstance(score, Tensor) or not score.requires_grad:
-            return True
-        (gradient,) = torch.autograd.grad(score.square().sum(), self.maps[i], retain_graph=True, allow_unused=True)
-        return gradient is not None and bool(layout.to_map(gradient).any())
-
-
-def find_default_layer(model: nn.Module, images: Tensor, output: Output = None) -> str:
+def find_default_layer(model: nn.Module, images: Tensor, run: Callable[[Tensor], Any]) -> str:
     """The layer watched when none is named: the last that returns a map on which the classifier depends.
 
     Found by tracing one forward of one image. Pooling and the like, single linear layers and a convolutional head are left
-    aside, and so is what has no gradient on its map: the last block of a transformer with a class token. Of a segmentation it
-    is the coarsest map (a U-Net's bottleneck, DeepLab's backbone), of a detector the last map of the backbone.
+    aside, and so are the parts of an attention (queries, keys and values, their norms and projections) and what has no gradient
+    on its map: the last block of a transformer with a class token. Of a segmentation it is the coarsest map (a U-Net's
+    bottleneck, DeepLab's backbone), of a detector the last map of the backbone.
+
+    Args:
+        model: the model, in evaluation mode.
+        images: what it is given, [b c *sides]; the first is enough.
+        run: runs the model on images and returns its logits.
 
     Raises:
         ValueError: if no module returns a map.
     """
-    trace = _traced(model, images[:1].clone(), output)
-    find = _of_detector if is_detections(trace.output) else _of_dense if _is_dense(trace.output, images) else _of_classifier
-    maps, score = find(trace)
-    fit = [i for i in maps if not isinstance(trace.calls[i].module, _PASSIVE)]
+    forward = trace_forward(model, images[:1].clone(), run)
+    maps, score = _candidates(forward, images)
+    fit = [i for i in maps if not isinstance(forward.calls[i].module, _PASSIVE)]
     if not fit:
         raise ValueError("No module of this model returns a spatial map [b c u v]; name a layer, or a tensor with one.")
-    return call_title(trace.calls, next((i for i in reversed(fit) if trace.feeds(i, score)), fit[-1]))
+    for i in reversed(fit):
+        if forward.feeds(i, score):
+            return call_title(forward.calls, i)
+    return call_title(forward.calls, fit[-1])
 
 
-def _of_classifier(trace: _Trace) -> tuple[list[int], Any]:
-    """Maps before the classifier, and what tells on which of them it depends."""
-    logits = trace.output
-    head = find_head(trace.calls, logits.shape[1] if isinstance(logits, Tensor) and logits.ndim == 2 else None)
+def _candidates(forward: TracedForward, images: Tensor) -> tuple[list[int], Any]:
+    """Positions of maps, and the numbers that tell on which of them the model depends."""
+    logits = forward.logits
+    if is_detections(logits):
+        return _of_detector(forward)
+    if isinstance(logits, Tensor) and logits.ndim == images.ndim:
+        return _of_dense(forward), logits
+    return _of_classifier(forward)
+
+
+def _of_classifier(forward: TracedForward) -> tuple[list[int], Any]:
+    """Maps before the classifier."""
+    calls, logits = forward.calls, forward.logits
+    classes = None
+    if isinstance(logits, Tensor) and logits.ndim == 2:
+        classes = logits.shape[1]
+    maps = _maps(forward)
+    head = find_head(calls, classes)
     if head is None:
-        return _maps(trace.calls), logits
-    at = trace.calls.index(head)
-    before = trace.calls[:at] if isinstance(head.module, nn.modules.conv._ConvNd) else trace.calls
+        return maps, logits
+    position = calls.index(head)
+    if isinstance(head.module, nn.modules.conv._ConvNd):
+        maps = [i for i in maps if i < position]
     # what the head is given tells more than the logits: a head fresh from zeros lets no gradient through
-    return _maps(before), trace.inputs.get(at, logits)
+    return maps, forward.inputs.get(position, logits)
 
 
-def _of_dense(trace: _Trace) -> tuple[list[int], Any]:
+def _of_dense(forward: TracedForward) -> list[int]:
     """The coarsest maps of a model with logits at every place: behind them, each place of a map mostly tells of itself."""
-    maps = _maps(trace.calls)
-    cells = {i: torch.Size(trace.calls[i].map_shape[1:]).numel() for i in maps}
+    maps = _maps(forward)
+    cells = {i: torch.Size(forward.calls[i].map_shape[1:]).numel() for i in maps}
     fewest = min(cells.values(), default=0)
     coarsest = [i for i in maps if cells[i] == fewest]
-    parts = _parts(trace.calls, maps)
-    return [i for i in coarsest if parts[i] == parts[coarsest[0]]], trace.output
+    parts = _parts(forward.calls, maps)
+    return [i for i in coarsest if parts[i] == parts[coarsest[0]]]
 
 
-def _of_detector(trace: _Trace) -> tuple[list[int], Any]:
+def _of_detector(forward: TracedForward) -> tuple[list[int], Any]:
     """Maps of the backbone, the first part of the model that has any, before it hands on several at once as a pyramid."""
-    maps = _maps(trace.calls)
-    parts = _parts(trace.calls, maps)
+    maps = _maps(forward)
+    parts = _parts(forward.calls, maps)
     backbone = [i for i in maps if parts[i] == parts[maps[0]]]
-    before = [i for i in backbone if i < min(trace.pyramids, default=len(trace.calls))]
-    return before or backbone, torch.cat([one["scores"] for one in trace.output])
+    pyramid = min(forward.pyramids, default=len(forward.calls))
+    before = [i for i in backbone if i < pyramid]
+    scores = torch.cat([detections["scores"] for detections in forward.logits])
+    return before or backbone, scores
 
 
-def _maps(calls: list[Call]) -> list[int]:
-    return [i for i, call in enumerate(calls) if call.layout and call.name]
+def _maps(forward: TracedForward) -> list[int]:
+    """Positions of the calls that returned a map, without the parts of an attention unless there is nothing else."""
+    maps = [i for i, call in enumerate(forward.calls) if call.layout and call.name]
+    return [i for i in maps if i not in forward.attention_parts] or maps
 
 
 def _parts(calls: list[Call], maps: list[int]) -> dict[int, list[str]]:
     """In which part of the model each map is: its module's name, up to the level at which the maps' names first differ."""
-    paths = [calls[i].name.split(".") for i in maps]
-    depth = next((d for d, names in enumerate(zip(*paths, strict=False)) if len(set(names)) > 1), 0)
-    return {i: path[: depth + 1] for i, path in zip(maps, paths, strict=True)}
-
-
-def _is_dense(output: Any, images: Tensor) -> bool:
-    return isinstance(output, Tensor) and output.ndim == images.ndim
-
-
-def _traced(model: nn.Module, one: Tensor, output: Output) -> _Trace:
-    with record_calls(model, one.shape) as calls, torch.enable_grad():
-        trace = _Trace(calls)
-        handle = register_module_forward_hook(_keep(trace, one.shape))  # runs after the recording of the call
-        try:
-            return replace(trace, output=find_logits(model(one), output))
-        finally:
-            handle.remove()
-
-
-def _keep(trace: _Trace, image: Sequence[int]) -> Callable[..., Any]:
-    """Keep what a call returned if it is a map, connected to what follows, and what a linear layer was given."""
-
-    def keep(module: nn.Module, args: Any, result: Any) -> Tensor | None:
-        calls, at = trace.calls, len(trace.calls) - 1
-        if not calls or calls[at].module is not module:
-            return None
-        if isinstance(module, nn.Linear):
-            trace.inputs[at] = args[0]
-        if isinstance(result, Mapping | list | tuple):
-            several = list(result.values() if isinstance(result, Mapping) else result)
-            if sum(layout_of(one, image, calls) is not None for one in several) > 1:
-                trace.pyramids.append(at)
-        if calls[at].layout is None:
-            return None
-        torch.set_grad_enabled(True)  # also where the model has a no_grad of its own
-        if not result.requires_grad:
-            result = result.detach().requires_grad_()
-        handed: Tensor = result.clone()
-        trace.maps[at] = handed
-        return handed
-
-    return keep
+    paths = {i: calls[i].name.split(".") for i in maps}
+    depth = 0
+    for level, names in enumerate(zip(*paths.values(), strict=False)):
+        if len(set(names)) > 1:
+            depth = level
+            break
+    return {i: path[: depth + 1] for i, path in paths.items()}

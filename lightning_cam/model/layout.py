@@ -9,6 +9,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 _MOST_PREFIX = 16  # class token, distillation token, registers
+_MOST_MERGES = 5
 _SKEW = 1.6  # strides of the two image sides may differ by rounding, not by more
 
 
@@ -23,14 +24,17 @@ class Layout:
 
     def to_map(self, output: Shaped[Tensor, "..."]) -> Shaped[Tensor, "b c *m"]:
         """The output as maps; prefix tokens are left out."""
-        moved = output.movedim((self.batch, self.channel), (0, 1))
-        return moved if self.prefix is None else moved[:, :, self.prefix :].unflatten(2, self.grid)
+        maps: Tensor = output.movedim((self.batch, self.channel), (0, 1))
+        if self.prefix is not None:
+            maps = maps[:, :, self.prefix :].unflatten(2, self.grid)
+        return maps
 
     def from_map(self, maps: Shaped[Tensor, "b c *m"], like: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """Maps as an output; prefix tokens are taken from ``like``, whose batch may be one."""
         if self.prefix is not None:
-            before = like.movedim((self.batch, self.channel), (0, 1))[:, :, : self.prefix]
-            maps = torch.cat([before.expand(len(maps), -1, -1), maps.flatten(2)], 2)
+            moved = like.movedim((self.batch, self.channel), (0, 1))
+            before = moved[:, :, : self.prefix].expand(len(maps), -1, -1)
+            maps = torch.cat([before, maps.flatten(2)], 2)
         return maps.movedim((0, 1), (self.batch, self.channel))
 
 
@@ -41,19 +45,61 @@ def infer_layout(shape: tuple[int, ...], image: tuple[int, ...], patches: Iterab
         shape: the output's shape.
         image: the image's shape.
         patches: grids of the model's patch embeddings, finest first, by which tokens are counted.
+
+    Example:
+        >>> infer_layout((2, 17, 192), (2, 3, 64, 64))
+        Layout(batch=0, channel=2, grid=(4, 4), prefix=1)
     """
     b, sides = image[0], image[2:]
     if len(shape) == len(image) and shape[0] == b:
-        first, last = shape[2:], shape[1:-1]
-        channels_last = _skew(sides, first) > _SKEW >= _skew(sides, last) and math.prod(last) > 1
-        grid = last if channels_last else first
-        return Layout(0, len(shape) - 1 if channels_last else 1, grid) if math.prod(grid) > 1 else None
+        return _map_layout(shape, sides)
     if len(shape) == 3 and len(sides) > 1 and b in shape[:2]:
-        batch = 0 if shape[0] == b else 1
-        n = shape[1 - batch]
-        for grid in (*_merged(patches), *_by_aspect(n, sides)):
-            if 1 < math.prod(grid) <= n <= math.prod(grid) + _MOST_PREFIX:
-                return Layout(batch, 2, grid, n - math.prod(grid))
+        return _token_layout(shape, image, patches)
+    return None
+
+
+def is_split_tokens(shape: tuple[int, ...], image: tuple[int, ...], tokens: tuple[int, ...], layout: Layout) -> bool:
+    """Whether an output is a row of tokens split over an attention's heads, which is no map though it has as many sides.
+
+    Queries, keys and values, and what norms them, are [b heads n d] or [b n heads d]: n as in a row of tokens that was returned
+    before, and ``heads * d`` its channels, a multiple of them or a part. Maps behind tokens that fit this by chance are told
+    by their sides, which stand to the image's as one stride does; where n counts prefix tokens too, it is no side of a map.
+
+    Args:
+        shape: the output's shape, four sides.
+        image: the image's shape, four sides.
+        tokens: the shape of the row of tokens.
+        layout: how the row is read.
+    """
+    if layout.prefix is None:
+        return False
+    n = tokens[1 - layout.batch]
+    channels = tokens[layout.channel]
+    strange = _skew(image[2:], shape[2:]) > _SKEW
+    heads_first = shape[2] == n and (strange or layout.prefix > 0)
+    heads_last = shape[1] == n and strange
+    width = math.prod(shape[1:]) // n
+    return (heads_first or heads_last) and (channels % width == 0 or width % channels == 0)
+
+
+def _map_layout(shape: tuple[int, ...], sides: tuple[int, ...]) -> Layout | None:
+    first, last = shape[2:], shape[1:-1]
+    layout = Layout(0, 1, first)
+    if _skew(sides, first) > _SKEW >= _skew(sides, last) and math.prod(last) > 1:
+        layout = Layout(0, len(shape) - 1, last)
+    if math.prod(layout.grid) > 1:
+        return layout
+    return None
+
+
+def _token_layout(shape: tuple[int, ...], image: tuple[int, ...], patches: Iterable[tuple[int, ...]]) -> Layout | None:
+    batch = 1
+    if shape[0] == image[0]:
+        batch = 0
+    n = shape[1 - batch]
+    for grid in (*_merged(patches), *_by_aspect(n, image[2:])):
+        if 1 < math.prod(grid) <= n <= math.prod(grid) + _MOST_PREFIX:
+            return Layout(batch, 2, grid, n - math.prod(grid))
     return None
 
 
@@ -67,20 +113,31 @@ def _skew(sides: tuple[int, ...], grid: tuple[int, ...]) -> float:
 
 def _merged(patches: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """The grids of the patch embeddings, and those after merging 2 x 2 up to five times."""
-    return [tuple(cells >> halvings for cells in grid) for grid in patches for halvings in range(6) if min(grid) >> halvings]
+    grids = []
+    for grid in patches:
+        for halvings in range(_MOST_MERGES + 1):
+            if min(grid) >> halvings:
+                grids.append(tuple(cells >> halvings for cells in grid))
+    return grids
 
 
 def _by_aspect(n: int, sides: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Two-dimensional grids of the image's own aspect, with no prefix or few."""
-    found: list[tuple[int, ...]] = []
+    if len(sides) != 2:
+        return []
+    grids: list[tuple[int, ...]] = []
     for prefix in range(min(_MOST_PREFIX, n)):
-        u = round(math.sqrt((n - prefix) * sides[-2] / sides[-1]))
-        if u and (n - prefix) % u == 0 and len(sides) == 2 and u * sides[-1] == (n - prefix) // u * sides[-2]:
-            found.append((u, (n - prefix) // u))
-    return found
+        patches = n - prefix
+        u = round(math.sqrt(patches * sides[0] / sides[1]))
+        if u and patches % u == 0 and u * sides[1] == patches // u * sides[0]:
+            grids.append((u, patches // u))
+    return grids
 
 
 def spatial_dims(model: nn.Module) -> int:
     """How many sides the model's images have: those of its first convolution; two, if it has none."""
-    dims = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
-    return next((n for module in model.modules() for kind, n in dims.items() if isinstance(module, kind)), 2)
+    for module in model.modules():
+        for sides, kind in enumerate((nn.Conv1d, nn.Conv2d, nn.Conv3d), 1):
+            if isinstance(module, kind):
+                return sides
+    return 2

@@ -4,44 +4,74 @@ from torch import nn
 
 from lightning_cam.registry import did_you_mean
 
+_ACCEPTED = "A layer is its dotted name, `name#i` for one of its calls, or a module of the model"
+
 
 def clean_name(name: str) -> str:
-    """A module's dotted name without the level that ``torch.compile`` puts in."""
+    """A module's dotted name without the level that ``torch.compile`` puts in.
+
+    Example:
+        >>> clean_name("_orig_mod.layer4.0")
+        'layer4.0'
+    """
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
     """Every module by its dotted name; a compiled module stands for its original."""
-    found: dict[str, nn.Module] = {}
+    modules: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        found.setdefault(clean_name(name), module)
-    return found
+        modules.setdefault(clean_name(name), module)
+    return modules
 
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> str:
     """The layer's dotted name in the model; ``name#i`` for one call of a layer that is called several times.
 
     Raises:
-        ValueError: if the model has no such layer; near names are told.
+        ValueError: if the model has no such layer, near names are told; or for an empty name.
+        TypeError: for what is neither a name nor a module.
     """
-    modules = modules_by_name(model)
     if isinstance(layer, nn.Module):
-        for name, module in modules.items():
-            if module is layer or getattr(module, "_orig_mod", None) is layer:
-                return name
-        raise ValueError(f"The layer given, a {type(layer).__name__}, is not part of the {type(model).__name__}.")
+        return _name_of(model, layer)
+    if not isinstance(layer, str):
+        raise TypeError(f"{_ACCEPTED}; got {layer!r}.")
+    if not layer:
+        raise ValueError(f"{_ACCEPTED}; got an empty name.")
     base, call = split_call(layer)
     if call is not None:
         return f"{find_layer(model, base)}#{call}"
-    if clean_name(layer) not in modules or not layer:
-        ends = [name for name in modules if name.endswith("." + layer)]
-        hint = f" Did you mean {ends[0]!r}?" if ends else did_you_mean(layer, modules)
-        shown = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(f"{type(model).__name__} has no layer {layer!r}.{hint} Its top level: {shown}.")
-    return clean_name(layer)
+    modules = modules_by_name(model)
+    name = clean_name(layer)
+    if name not in modules:
+        raise ValueError(_no_layer(model, layer, list(modules)))
+    return name
+
+
+def _name_of(model: nn.Module, layer: nn.Module) -> str:
+    for name, module in modules_by_name(model).items():
+        if module is layer or getattr(module, "_orig_mod", None) is layer:
+            return name
+    raise ValueError(f"The layer given, a {type(layer).__name__}, is not part of the {type(model).__name__}.")
+
+
+def _no_layer(model: nn.Module, layer: str, names: list[str]) -> str:
+    hint = did_you_mean(layer, names)
+    ends = [name for name in names if name.endswith("." + layer)]
+    if ends:
+        hint = f" Did you mean {ends[0]!r}?"
+    top = ", ".join(name for name, _ in model.named_children())
+    return f"{type(model).__name__} has no layer {layer!r}.{hint} Its top level: {top}."
 
 
 def split_call(name: str) -> tuple[str, int | None]:
-    """A layer's dotted name and which of its calls is meant, from 0; None for the last."""
+    """A layer's dotted name and which of its calls is meant, from 0; None for the last.
+
+    Example:
+        >>> split_call("layer4.relu#1")
+        ('layer4.relu', 1)
+    """
     base, _, call = name.rpartition("#")
-    return (base, int(call)) if base and call.isdigit() else (name, None)
+    if base and call.isdigit():
+        return base, int(call)
+    return name, None

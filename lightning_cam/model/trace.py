@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from lightning_cam.model.layout import Layout, infer_layout
+from lightning_cam.model.layout import Layout, infer_layout, is_split_tokens
 from lightning_cam.model.names import clean_name, split_call
 
 
@@ -37,11 +37,15 @@ def record_calls(model: nn.Module, image: Sequence[int]) -> Iterator[list[Call]]
 
     def record(module: nn.Module, args: Any, output: Any) -> None:
         if module in names:
-            calls.append(_call(names[module], module, output, tuple(image), calls))
+            shape = None
+            if isinstance(output, Tensor):
+                shape = tuple(output.shape)
+            calls.append(Call(names[module], module, shape, layout_of(output, image, calls)))
 
     handle = register_module_forward_hook(record)
     try:
-        with warnings.catch_warnings():  # torch warns that a compiled module is recorded twice, which is harmless here
+        with warnings.catch_warnings():
+            # torch warns that a compiled module is recorded twice, which is harmless here
             warnings.filterwarnings("ignore", message="Using `torch.compile")
             yield calls
     finally:
@@ -49,10 +53,22 @@ def record_calls(model: nn.Module, image: Sequence[int]) -> Iterator[list[Call]]
 
 
 def layout_of(output: Any, image: Sequence[int], calls: list[Call]) -> Layout | None:
-    """How an output is read as maps, given what ran before it; None if it is no tensor or holds no map."""
+    """How an output is read as maps, given what ran before it; None if it is no tensor or holds no map.
+
+    Args:
+        output: what a module returned.
+        image: the images' shape.
+        calls: what has returned so far; tokens are counted by the patch embeddings among them, and tokens split over the heads
+            of an attention are told from maps by the rows of tokens among them.
+    """
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return None
-    return infer_layout(tuple(output.shape), tuple(image), _patch_grids(calls))
+    shape = tuple(output.shape)
+    if len(shape) == len(image) == 4:
+        for tokens, layout in _token_rows(calls):
+            if is_split_tokens(shape, tuple(image), tokens, layout):
+                return None
+    return infer_layout(shape, tuple(image), _patch_grids(calls))
 
 
 def layout_of_tokens(n: int, image: Sequence[int], calls: list[Call]) -> Layout | None:
@@ -60,30 +76,40 @@ def layout_of_tokens(n: int, image: Sequence[int], calls: list[Call]) -> Layout 
     return infer_layout((image[0], n, 1), tuple(image), _patch_grids(calls))
 
 
-def _call(name: str, module: nn.Module, output: Any, image: tuple[int, ...], calls: list[Call]) -> Call:
-    shape = tuple(output.shape) if isinstance(output, Tensor) else None
-    return Call(name, module, shape, layout_of(output, image, calls))
-
-
-def _patch_grids(calls: list[Call]) -> list[tuple[int, ...]]:
-    """Grids of the patch embeddings: convolutions whose stride is their kernel."""
-    return [
-        call.shape[2:]
-        for call in calls
-        if isinstance(conv := call.module, nn.modules.conv._ConvNd) and call.shape
-        if conv.stride == conv.kernel_size and max(conv.kernel_size) > 1
-    ]
-
-
 def call_title(calls: list[Call], i: int) -> str:
     """A call's name, with its number where the module is called several times."""
-    same = [j for j, call in enumerate(calls) if call.name == calls[i].name]
-    return f"{calls[i].name}#{same.index(i)}" if len(same) > 1 else calls[i].name
+    name = calls[i].name
+    same = [j for j, call in enumerate(calls) if call.name == name]
+    if len(same) == 1:
+        return name
+    return f"{name}#{same.index(i)}"
 
 
 def layer_candidates(calls: list[Call], near: str = "", most: int = 6) -> str:
     """The modules that return a map, with shapes, as the end of an error message; those near a name first."""
-    maps, near = {call.name: call.map_shape for call in calls if call.layout and call.name}, split_call(near)[0]
-    close = [name for name in maps if near and (name.startswith(near.split(".")[0]))]
-    ordered = [*reversed(close), *(name for name in reversed(maps) if name not in close)][:most]
-    return "; ".join(f"{name} {'x'.join(map(str, maps[name]))}" for name in ordered) or "none"
+    shapes = {call.name: call.map_shape for call in calls if call.layout and call.name}
+    last_first = list(reversed(shapes))
+    near, _ = split_call(near)
+    if near:
+        top = near.split(".")[0]
+        last_first.sort(key=lambda name: not name.startswith(top))
+    return "; ".join(f"{name} {'x'.join(map(str, shapes[name]))}" for name in last_first[:most]) or "none"
+
+
+def _token_rows(calls: list[Call]) -> Iterator[tuple[tuple[int, ...], Layout]]:
+    for call in calls:
+        if call.shape and call.layout and call.layout.prefix is not None:
+            yield call.shape, call.layout
+
+
+def _patch_grids(calls: list[Call]) -> Iterator[tuple[int, ...]]:
+    """Grids of the patch embeddings: convolutions whose stride is their kernel."""
+    for call in calls:
+        if call.shape and _cuts_patches(call.module):
+            yield call.shape[2:]
+
+
+def _cuts_patches(module: nn.Module) -> bool:
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        return False
+    return module.stride == module.kernel_size and max(module.kernel_size) > 1

@@ -89,9 +89,7 @@ def choose_classes(spec: Any, output: Any, label: Tensor | None) -> Choice:
         spec = "predicted" if label is None else "label"
     choice = find(spec).choose(output, label, None)
     if not choice.logit or choice.classes is None:
-        raise ValueError(
-            f"classes={spec!r} gives scores, and classes are needed, such as 'label', 'predicted' or a class id."
-        )
+        raise ValueError(f"classes={spec!r} gives scores, and classes are needed, such as 'label', 'predicted' or a class id.")
     return replace(choice, parts=(), absent=choice.classes < 0, logit=False)
 
 

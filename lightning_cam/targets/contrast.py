@@ -86,7 +86,8 @@ class ClassContrast:
     def score(self, output: Any, choice: Choice) -> Float[Tensor, "b t"]:
         """``S_c - gamma * mean_d S_d``."""
         others, share = choice.parts
-        return at_classes(output, choice.classes) - self.gamma * (at_classes(output, others) * share).sum(-1)
+        mean_of_others: Tensor = (at_classes(output, others) * share).sum(-1)
+        return at_classes(output, choice.classes) - self.gamma * mean_of_others
 
     def _named(self, output: Tensor) -> Int[Tensor, "d"]:
         assert not isinstance(self.similar, int)

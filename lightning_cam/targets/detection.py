@@ -57,8 +57,11 @@ class DetectedBox:
 
     def score(self, output: Any, choice: Choice) -> Float[Tensor, "b 1"]:
         """``max_j score_j + IoU(box_j, pinned)`` of each sample."""
-        samples = zip(_detections(output), *choice.parts, strict=True)
-        return torch.stack([_best_match(*sample, self.iou_threshold) for sample in samples])[:, None]
+        boxes, classes = choice.parts
+        scores = []
+        for sample, box, class_id in zip(_detections(output), boxes, classes, strict=True):
+            scores.append(_best_match(sample, box, class_id, self.iou_threshold))
+        return torch.stack(scores)[:, None]
 
     def _named(self, detections: Sequence[Mapping[str, Tensor]]) -> tuple[Float[Tensor, "b 4"], Int[Tensor, "b"]]:
         like = detections[0]["boxes"]

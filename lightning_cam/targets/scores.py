@@ -125,7 +125,8 @@ class SignedLogit:
     def score(self, output: Any, choice: Choice) -> Float[Tensor, "b 1"]:
         """The signed logit."""
         (sign,) = choice.parts
-        return (output.flatten() * sign)[:, None]
+        signed: Tensor = output.flatten() * sign
+        return signed[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +143,7 @@ class RegressionValue:
             return Choice((torch.full_like(values, self.reference).detach(),))
         if label is None or label.numel() not in (len(values), output.numel()):
             given = "none" if label is None else f"{tuple(label.shape)}"
-            raise ValueError(
-                f"value(reference='label') needs a label for each number {tuple(output.shape)}; got {given}."
-            )
+            raise ValueError(f"value(reference='label') needs a label for each number {tuple(output.shape)}; got {given}.")
         labels = label.to(values.device).reshape(len(values), -1)
         column = self.index if labels.shape[1] > 1 else 0
         return Choice((labels[:, column],))
@@ -152,7 +151,8 @@ class RegressionValue:
     def score(self, output: Any, choice: Choice) -> Float[Tensor, "b 1"]:
         """``y - reference``."""
         (reference,) = choice.parts
-        return (self._values(output) - reference)[:, None]
+        difference: Tensor = self._values(output) - reference
+        return difference[:, None]
 
     def _values(self, output: Any) -> Float[Tensor, "b"]:
         if not isinstance(output, Tensor) or output.ndim not in (1, 2) or not 0 <= self.index < output[0].numel():

@@ -61,7 +61,8 @@ class RegionOfClass:
         """``sum_(i,j) in M S_c(i, j)``."""
         classes, region = choice.parts
         of_class = _dense_logits(output)[torch.arange(len(classes), device=classes.device), classes]
-        return (of_class * region).flatten(1).sum(1)[:, None]
+        total: Tensor = (of_class * region).flatten(1).sum(1)
+        return total[:, None]
 
     def _classes(self, class_map: Int[Tensor, "b *m"], predicted: Int[Tensor, "b *m"], k: int) -> Int[Tensor, "b"]:
         if self.class_id is None:
@@ -94,9 +95,7 @@ class RegionOfClass:
             return torch.ones_like(predicted, dtype=torch.bool)
         place = tuple(self.region)
         if len(place) != len(size) or not all(0 <= p < n for p, n in zip(place, size, strict=True)):
-            raise ValueError(
-                f"segment(region={self.region!r}): expected a place in {size}, the size of the output, as (y, x)."
-            )
+            raise ValueError(f"segment(region={self.region!r}): expected a place in {size}, the size of the output, as (y, x).")
         mask = torch.zeros_like(predicted, dtype=torch.bool)
         mask.movedim(0, -1)[place] = True
         return mask
@@ -110,9 +109,7 @@ def _dense_logits(output: Any) -> Float[Tensor, "b k *m"]:
     return logits
 
 
-def _commonest(
-    class_map: Int[Tensor, "b *m"], mask: Bool[Tensor, "b *m"], background: int | None, k: int
-) -> Int[Tensor, "b"]:
+def _commonest(class_map: Int[Tensor, "b *m"], mask: Bool[Tensor, "b *m"], background: int | None, k: int) -> Int[Tensor, "b"]:
     """The class of most places in the mask; ids that are no class (an ignored 255) are not counted, nor is the background."""
     counted = mask & (class_map >= 0) & (class_map < k)
     votes = torch.zeros(len(class_map), k, device=class_map.device)

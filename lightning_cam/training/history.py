@@ -98,7 +98,8 @@ class History:
         def maps(look: PastLook | None) -> Tensor | None:
             if look is None:
                 return None
-            return look.values.unflatten(0, (-1, targets))[:, position]
+            values: Tensor = look.values.unflatten(0, (-1, targets))
+            return values[:, position]
 
         best = next((look for look in past if look.place == self.best), None)
         return Earlier(maps(past[0]), maps(past[-1]), maps(best))
@@ -133,7 +134,8 @@ class History:
         else:
             looks = [_stored(title, place, condense(heat)) for title, place, heat in zip(titles, places, heats, strict=True)]
         best, best_value = state.get("best", [None, torch.nan])
-        return cls(looks, *state["extremes"], best, best_value)
+        lowest, highest = state["extremes"]
+        return cls(looks, lowest, highest, best, best_value)
 
     def _most_crowded(self) -> int:
         """The position whose neighbours are closest, other than the ends and the best."""

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from lightning.fabric.utilities.rank_zero import rank_zero_info
+from lightning.fabric.utilities import rank_zero_info
 
 
 class Notices:

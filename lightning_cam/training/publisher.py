@@ -56,7 +56,9 @@ class Publisher:
         """Whether any sink writes each sample's overlay by itself."""
         return any("overlays" in options_of(destination.sink) for destination in self.destinations)
 
-    def publish(self, tag: str, picture: Picture, step: int, record: Record | None = None, overlays: Overlays | None = None) -> None:
+    def publish(
+        self, tag: str, picture: Picture, step: int, record: Record | None = None, overlays: Overlays | None = None
+    ) -> None:
         """Write a picture under its tag.
 
         Args:

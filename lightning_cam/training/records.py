@@ -19,9 +19,7 @@ from lightning_cam.training.history import History
 Attempt = Callable[..., Any]  # (what, function, *args) -> what the function gives, None where it failed
 
 
-def make_record(
-    plan: MapPlan, forward: Forward, predictions: Predictions, moment: Moment, history: History | None
-) -> Record:
+def make_record(plan: MapPlan, forward: Forward, predictions: Predictions, moment: Moment, history: History | None) -> Record:
     """Compute the maps of a plan, and add them to the history of the run; one transfer to the host."""
     heat = plan.heat(forward)
     flat = heat.flatten(0, 1)
@@ -62,9 +60,7 @@ def with_numbers(
         earlier = _earlier(histories.get(record.tag), record)
         values = {}
         for metric in metrics:
-            value = attempt(
-                f"{metric.label} of {record.tag}", measure, metric, record.heat, forward, record.layer, earlier
-            )
+            value = attempt(f"{metric.label} of {record.tag}", measure, metric, record.heat, forward, record.layer, earlier)
             if value is not None:
                 values[metric.label] = value
         measured.append(values)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from lightning_cam.concepts import Concepts
 from lightning_cam.data.batch import FixedBatch
 from lightning_cam.figures.pages import RecordPages, RunColumns
-from lightning_cam.record import Moment, Record
+from lightning_cam.record import Moment
 from lightning_cam.render.picture import Picture, to_host
 from lightning_cam.render.style import Style
 from lightning_cam.training.history import History

@@ -123,7 +123,7 @@ def hits(heat, inside):
 
 
 def test_the_default_layer_is_the_last_map(nets):
-    found = {name: find_default_layer(net.eval(), torch.zeros(1, 3, 64, 64)) for name, net in nets.items()}
+    found = {name: find_default_layer(net.eval(), torch.zeros(1, 3, 64, 64), net) for name, net in nets.items()}
     assert found == {"squeezenet": "features", "mobilenet": "features", "cifar": "layer3"}
 
 

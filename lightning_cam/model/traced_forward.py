@@ -1,0 +1,92 @@
+"""One forward whose maps stay connected to what follows them, so that it can be asked which of them a score depends on."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+
+from lightning_cam.model.attention_parts import record_attention_parts
+from lightning_cam.model.trace import Call, layout_of, record_calls
+
+
+@dataclass(frozen=True)
+class TracedForward:
+    """One forward.
+
+    Attributes:
+        calls: its calls, in the order in which they returned.
+        attention_parts: positions of the calls that are parts of an attention.
+        maps: the maps returned, by their calls' positions.
+        inputs: what linear layers were given, by their calls' positions.
+        pyramids: positions of calls that returned several maps.
+        logits: what the model gave.
+    """
+
+    calls: list[Call]
+    attention_parts: set[int]
+    maps: dict[int, Tensor] = field(default_factory=dict)
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    pyramids: list[int] = field(default_factory=list)
+    logits: Any = None
+
+    def feeds(self, i: int, score: Any) -> bool:
+        """Whether the score depends on a call's map; assumed where no gradient can tell."""
+        layout = self.calls[i].layout
+        if i not in self.maps or layout is None or not isinstance(score, Tensor) or not score.requires_grad:
+            return True
+        (gradient,) = torch.autograd.grad(score.square().sum(), self.maps[i], retain_graph=True, allow_unused=True)
+        return gradient is not None and bool(layout.to_map(gradient).any())
+
+
+def trace_forward(model: nn.Module, images: Tensor, run: Callable[[Tensor], Any]) -> TracedForward:
+    """Trace one forward.
+
+    Args:
+        model: the model whose modules are traced.
+        images: its input, [b c *sides].
+        run: runs the model on images and returns its logits.
+    """
+    with record_calls(model, images.shape) as calls, record_attention_parts(calls) as parts, torch.enable_grad():
+        forward = TracedForward(calls, parts)
+        # registered last, so that it runs after the recording of the call
+        handle = register_module_forward_hook(_keep_in(forward, images.shape))
+        try:
+            return replace(forward, logits=run(images))
+        finally:
+            handle.remove()
+
+
+def _keep_in(forward: TracedForward, image: Sequence[int]) -> Callable[..., Any]:
+    """Keep what a call returned if it is a map, connected to what follows, and what a linear layer was given."""
+
+    def keep(module: nn.Module, args: Any, output: Any) -> Tensor | None:
+        position = len(forward.calls) - 1
+        if position < 0 or forward.calls[position].module is not module:
+            return None
+        if isinstance(module, nn.Linear):
+            forward.inputs[position] = args[0]
+        if _count_maps(output, image, forward.calls) > 1:
+            forward.pyramids.append(position)
+        if forward.calls[position].layout is None:
+            return None
+        torch.set_grad_enabled(True)  # also where the model has a no_grad of its own
+        if not output.requires_grad:
+            output = output.detach().requires_grad_()
+        # an in-place operation behind the layer must not meet a leaf
+        clone: Tensor = output.clone()
+        forward.maps[position] = clone
+        return clone
+
+    return keep
+
+
+def _count_maps(output: Any, image: Sequence[int], calls: list[Call]) -> int:
+    """How many maps are in a list or dict."""
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if not isinstance(output, list | tuple):
+        return 0
+    return sum(layout_of(item, image, calls) is not None for item in output)
