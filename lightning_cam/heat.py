@@ -12,13 +12,20 @@ Norm = Literal["positive", "minmax", "symmetric"]
 Scale = Literal["image", "batch", "run"]
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
-_FINE, _BEYOND = 4096, 0.01  # cells of a map by pixels, and the share of them that its own scale leaves beyond its ends
+_FINE = 4096  # cells of a map by pixels
+_OUTERMOST = 0.01  # of such a map's cells: those left beyond each end of its own scale
 
 
 def resize(heat: Float[Tensor, "..."], size: Sequence[int]) -> Float[Tensor, "..."]:
     """Linear resize of the last dimensions, as many as ``size`` has (one to three), with half-pixel centres.
 
     In two dimensions it is what ``cv2.resize(..., INTER_LINEAR)`` does: bilinear, without antialiasing.
+
+    Example:
+        >>> resize(torch.tensor([0.0, 4.0]), [4]).tolist()
+        [0.0, 1.0, 3.0, 4.0]
+        >>> resize(torch.rand(2, 5, 7, 7), (224, 160)).shape
+        torch.Size([2, 5, 224, 160])
     """
     sides = len(size)
     flat = heat.reshape(-1, 1, *heat.shape[-sides:])
@@ -27,8 +34,46 @@ def resize(heat: Float[Tensor, "..."], size: Sequence[int]) -> Float[Tensor, "..
 
 
 def maximum(heat: Float[Tensor, "n *m"]) -> Float[Tensor, "n"]:
-    """The largest value of each raw map: its strength, in the units of the score."""
+    """The largest value of each raw map: its strength, in the units of the score.
+
+    Example:
+        >>> maximum(torch.tensor([[[-1.0, 2.0]], [[0.5, 4.0]]])).tolist()
+        [2.0, 4.0]
+    """
     return heat.flatten(1).amax(1)
+
+
+def min_max(values: Float[Tensor, "n *m"], constant: float = 0.0) -> Float[Tensor, "n *m"]:
+    """The values of each sample scaled linearly from its own minimum and maximum to [0, 1]; NaN stays NaN.
+
+    Args:
+        values: a sample in the first dimension; its extremes are taken over all others.
+        constant: what a sample of equal values becomes, 0 or 1.
+
+    Example:
+        >>> min_max(torch.tensor([[-1.0, 0.0, 3.0], [2.0, 2.0, 2.0]])).tolist()
+        [[0.0, 0.25, 1.0], [0.0, 0.0, 0.0]]
+        >>> min_max(torch.tensor([[2.0, 2.0]]), constant=1).tolist()
+        [[1.0, 1.0]]
+    """
+    flat = values.flatten(1)
+    low = flat.amin(1, keepdim=True)
+    high = flat.amax(1, keepdim=True)
+    span = high - low
+    scaled = (flat - low) / span.where(span > 0, 1)
+    return scaled.where(span != 0, constant).reshape(values.shape)
+
+
+def share_of_maximum(heat: Float[Tensor, "n *m"]) -> Float[Tensor, "n *m"]:
+    """The positive part of each map over its own maximum, in [0, 1]; 0 where a map has no positive value.
+
+    Example:
+        >>> share_of_maximum(torch.tensor([[-1.0, 2.0, 4.0], [-3.0, -2.0, 0.0]])).tolist()
+        [[0.0, 0.5, 1.0], [0.0, 0.0, 0.0]]
+    """
+    positive = heat.relu()
+    most = maximum(positive).reshape(-1, *_ones(heat))
+    return positive / most.where(most > 0, 1)
 
 
 def value_range(
@@ -39,36 +84,50 @@ def value_range(
 ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
     """The raw values at the two ends of the colours, [n 1 ...] or [1 1 ...].
 
-    They are (0, maximum) for ``positive``, (minimum, maximum) for ``minmax``, (-m, m) for ``symmetric`` with m the largest absolute
-    value; over each map (``image``), over all given (``batch``), over these and the extremes of the run before (``run``), or
-    of a number as the maximum or m. Absent maps, all NaN, do not count. Over each map, one of 4096 cells or more is taken
-    without the hottest and the coldest hundredth, since single pixels far above all others would leave the rest dark.
+    They are (0, maximum) for ``positive``, (minimum, maximum) for ``minmax``, (-m, m) for ``symmetric`` with m the largest
+    absolute value; over each map (``image``), over all given (``batch``), over these and the extremes of the run before
+    (``run``), or of a number as the maximum or m. Absent maps, all NaN, do not count. Over each map, one of 4096 cells or
+    more is taken without the hottest and the coldest hundredth, since single pixels far above all others would leave the
+    rest dark.
+
+    Example:
+        >>> low, high = value_range(torch.tensor([[-3.0, 2.0], [0.5, 4.0]]), "symmetric")
+        >>> low.tolist(), high.tolist()
+        ([[-3.0], [-4.0]], [[3.0], [4.0]])
     """
-    ones = (1,) * (heat.ndim - 1)
+    ones = _ones(heat)
     if not isinstance(scale, str):
         high = heat.new_full((1, *ones), scale)
-        return (-high if norm == "symmetric" else torch.zeros_like(high)), high
-    flat = heat.flatten(1)
-    low, high = flat.amin(1), flat.amax(1)
-    if scale == "image" and flat.shape[1] >= _FINE:
-        beyond = int(_BEYOND * flat.shape[1])
-        least, most = flat.sort(dim=1).values[:, [beyond, -1 - beyond]].unbind(1)
-        low, high = least.where(least < 0, low), most.where(most > 0, high)  # where few pixels are all there is, they count
-    if scale != "image":
-        low, high = low.where(~low.isnan(), torch.inf).amin(0, True), high.where(~high.isnan(), -torch.inf).amax(0, True)
+        if norm == "symmetric":
+            return -high, high
+        return torch.zeros_like(high), high
+    if scale == "image":
+        low, high = _own_extremes(heat.flatten(1))
+    else:
+        low, high = _common_extremes(heat.flatten(1))
     if scale == "run":
-        low, high = low.clamp(max=run[0]), high.clamp(min=run[1])
-    low, high = low.reshape(-1, *ones), high.reshape(-1, *ones)
+        low = low.clamp(max=run[0])
+        high = high.clamp(min=run[1])
+    low = low.reshape(-1, *ones)
+    high = high.reshape(-1, *ones)
     if norm == "symmetric":
         most = torch.maximum(-low, high)
         return -most, most
-    return (torch.zeros_like(low), high.clamp(min=0)) if norm == "positive" else (low, high)
+    if norm == "positive":
+        return torch.zeros_like(low), high.clamp(min=0)
+    return low, high
 
 
 def rescale(
     heat: Float[Tensor, "n *m"], low: Float[Tensor, "..."], high: Float[Tensor, "..."], nothing: float = 0.0
 ) -> Float[Tensor, "n *m"]:
-    """Map [low, high] linearly onto [0, 1], clipped; a map without extent, and NaN, become what stands for ``nothing``."""
+    """Map [low, high] linearly onto [0, 1], clipped; a map without extent, and NaN, become what stands for ``nothing``.
+
+    Example:
+        >>> heat = torch.tensor([[-1.0, 2.0, 8.0]])
+        >>> rescale(heat, *value_range(heat, "positive")).tolist()
+        [[0.0, 0.25, 1.0]]
+    """
     span = high - low
     inside = (heat - low) / span.where(span > 0, 1)
     return inside.where(span > 0, nothing).nan_to_num(nothing).clamp(0, 1)
@@ -76,4 +135,36 @@ def rescale(
 
 def neutral(norm: Norm) -> float:
     """What stands for no evidence among values scaled to [0, 1]: the middle of a signed map, else 0."""
-    return 0.5 if norm == "symmetric" else 0.0
+    if norm == "symmetric":
+        return 0.5
+    return 0.0
+
+
+def _ones(heat: Float[Tensor, "n *m"]) -> list[int]:
+    """The shape that spreads a value a map over its cells."""
+    return [1] * (heat.ndim - 1)
+
+
+def _own_extremes(flat: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
+    """Each map's minimum and maximum, of a fine one those of its values without the outermost at both ends."""
+    low = flat.amin(1)
+    high = flat.amax(1)
+    cells = flat.shape[1]
+    if cells < _FINE:
+        return low, high
+    outermost = int(_OUTERMOST * cells)
+    ordered = flat.sort(dim=1).values
+    coldest = ordered[:, outermost]
+    hottest = ordered[:, -1 - outermost]
+    # where few pixels are all the evidence there is, they count
+    return coldest.where(coldest < 0, low), hottest.where(hottest > 0, high)
+
+
+def _common_extremes(flat: Float[Tensor, "n m"]) -> tuple[Float[Tensor, "1"], Float[Tensor, "1"]]:
+    """The minimum and maximum over all maps but the absent ones."""
+    low = flat.amin(1)
+    high = flat.amax(1)
+    # an absent map is NaN, which any extreme would become
+    present_low = low.where(~low.isnan(), torch.inf)
+    present_high = high.where(~high.isnan(), -torch.inf)
+    return present_low.amin(0, True), present_high.amax(0, True)
