@@ -53,7 +53,7 @@ def min_max(values: Float[Tensor, "n *m"], constant: float = 0.0) -> Float[Tenso
     Example:
         >>> min_max(torch.tensor([[-1.0, 0.0, 3.0], [2.0, 2.0, 2.0]])).tolist()
         [[0.0, 0.25, 1.0], [0.0, 0.0, 0.0]]
-        >>> min_max(torch.tensor([[2.0, 2.0]]), constant=1).tolist()
+        >>> min_max(torch.tensor([[2.0, 2.0]]), constant=1.0).tolist()
         [[1.0, 1.0]]
     """
     flat = values.flatten(1)

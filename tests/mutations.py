@@ -131,7 +131,7 @@ SHOWN = [
     Mutation("inclusive box ends", "data/regions.py", "(x < x1)", "(x < x1 + 1)", "metrics"),
     Mutation("energy_inside of the signed map", INSIDE, "heat.relu()", "heat", "metrics"),
     Mutation("energy_inside: NaN counted as nothing inside", INSIDE, "share.isfinite(), torch.nan)", "share.isfinite(), 0)", "metrics"),
-    Mutation("swap height and width", "render/overlay.py", "return resize(unit, size)", "return resize(unit, size[::-1])", "render"),
+    Mutation("swap height and width", "render/overlay.py", "return resize(normalized, size)", "return resize(normalized, size[::-1])", "render"),
     Mutation("align corners", "heat.py", "align_corners=False", "align_corners=True", "render"),
     Mutation("nearest for bilinear", "heat.py", "mode=_LINEAR[sides], align_corners=False", 'mode="nearest"', "render"),
     Mutation("BGR for RGB", "render/colormap.py", "bgr[:, 0, ::-1]", "bgr[:, 0, :]", "render"),
