@@ -20,7 +20,7 @@ from lightning_cam.model.layout import spatial_dims
 from lightning_cam.model.output import Output
 from lightning_cam.registry import METHODS
 from lightning_cam.render.picture import encode, to_host
-from lightning_cam.render.style import Style
+from lightning_cam.render.style import Encoding, Style
 from lightning_cam.render.text import Caption
 from lightning_cam.targets.adapters import find
 
@@ -57,7 +57,7 @@ class Explanation:
         """
         drawn = self._cards(style, range(len(self._flat))).overlays(self._flat)
         if self._several:
-            return drawn.unflatten(0, (-1, self._targets))
+            drawn = drawn.reshape(-1, self._targets, *drawn.shape[1:])
         return drawn
 
     def normalized(self, style: Style | None = None) -> Float[Tensor, "*b u v"]:
@@ -90,7 +90,7 @@ class Explanation:
         """Write the sheet as one picture; ``.png`` as PNG, else as JPEG."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        encoding = "png" if path.suffix.lower() == ".png" else "jpeg"
+        encoding: Encoding = "png" if path.suffix.lower() == ".png" else "jpeg"
         path.write_bytes(encode(to_host(self.sheet(style, names)), encoding))
         return path
 
@@ -195,9 +195,7 @@ def explain(
         torch.Size([2, 7, 7])
     """
     entry, chosen_target = METHODS.find(method), find(target)
-    layers: list[str | nn.Module] = []
-    if layer is not None:
-        layers = list(layer) if isinstance(layer, list | tuple) else [layer]
+    layers = _listed(layer)
     fusion = find_fusion(fuse, layers)
     if len(layers) > 1 and fusion is None:
         raise ValueError(f"{len(layers)} layers give {len(layers)} maps: name one layer, or fuse='mean' to make one of them.")
@@ -219,6 +217,14 @@ def explain(
     return Explanation(heat, score, logits, classes, title, entry.label, images)
 
 
+def _listed(layer: Any) -> list[str | nn.Module]:
+    if layer is None:
+        return []
+    if isinstance(layer, list | tuple):
+        return list(layer)
+    return [layer]
+
+
 def _batch_of(model: nn.Module, images: Any) -> Shaped[Tensor, "b ..."]:
     """A batch on the model's device; one image becomes a batch of one."""
     dims = spatial_dims(model)
@@ -229,6 +235,6 @@ def _batch_of(model: nn.Module, images: Any) -> Shaped[Tensor, "b ..."]:
     if images.ndim == dims + 1:
         images = images[None]
     weight = next(model.parameters(), None)
-    if weight is None:
-        return images
-    return images.to(weight.device)
+    device = images.device if weight is None else weight.device
+    batch: Tensor = images.to(device)
+    return batch

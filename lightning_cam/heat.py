@@ -12,7 +12,11 @@ Norm = Literal["positive", "minmax", "symmetric"]
 Scale = Literal["image", "batch", "run"]
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
-_AVERAGE: dict[int, Callable[..., Tensor]] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+_AVERAGE: dict[int, Callable[..., Tensor]] = {
+    1: F.adaptive_avg_pool1d,
+    2: F.adaptive_avg_pool2d,
+    3: F.adaptive_avg_pool3d,
+}
 _FINE = 4096  # cells of a map by pixels
 _OUTERMOST = 0.01  # of such a map's cells: those left beyond each end of its own scale
 
@@ -46,8 +50,7 @@ def condense(heat: Float[Tensor, "n *m"], cells: int = 1024) -> Float[Tensor, "n
         return heat
     factor = (cells / sides.numel()) ** (1 / len(sides))
     size = [max(1, int(side * factor + 1e-6)) for side in sides]  # or 224 would become 31.999
-    means: Tensor = _AVERAGE[len(sides)](heat[:, None], size)[:, 0]
-    return means
+    return _AVERAGE[len(sides)](heat[:, None], size)[:, 0]
 
 
 def maximum(heat: Float[Tensor, "n *m"]) -> Float[Tensor, "n"]:
@@ -70,7 +73,7 @@ def min_max(values: Float[Tensor, "n *m"], constant: float = 0.0) -> Float[Tenso
     Example:
         >>> min_max(torch.tensor([[-1.0, 0.0, 3.0], [2.0, 2.0, 2.0]])).tolist()
         [[0.0, 0.25, 1.0], [0.0, 0.0, 0.0]]
-        >>> min_max(torch.tensor([[2.0, 2.0]]), constant=1).tolist()
+        >>> min_max(torch.tensor([[2.0, 2.0]]), constant=1.0).tolist()
         [[1.0, 1.0]]
     """
     flat = values.flatten(1)

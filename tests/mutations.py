@@ -123,7 +123,7 @@ SHOWN = [
     Mutation("inclusive box ends", "data/regions.py", "(x < x1)", "(x < x1 + 1)", "metrics/test_localization.py"),
     Mutation("energy_inside of the signed map", "metrics/localization.py", "heat.relu()", "heat", "metrics/test_localization.py"),
     Mutation("energy_inside: NaN counted as nothing inside", "metrics/localization.py", "share.isfinite(), torch.nan)", "share.isfinite(), 0)", "metrics/test_localization.py"),
-    Mutation("swap height and width", "render/overlay.py", "return resize(unit, size)", "return resize(unit, size[::-1])", "render/test_render.py"),
+    Mutation("swap height and width", "render/overlay.py", "return resize(normalized, size)", "return resize(normalized, size[::-1])", "render/test_render.py"),
     Mutation("align corners", "heat.py", "align_corners=False", "align_corners=True", "render/test_render.py"),
     Mutation("nearest for bilinear", "heat.py", "mode=_LINEAR[sides], align_corners=False", 'mode="nearest"', "render/test_render.py"),
     Mutation("BGR for RGB", "render/colormap.py", "bgr[:, 0, ::-1]", "bgr[:, 0, :]", "render/test_render.py"),

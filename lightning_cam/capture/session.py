@@ -20,7 +20,7 @@ from lightning_cam.model.names import find_layer
 from lightning_cam.model.output import Output, find_logits
 from lightning_cam.model.trace import record_calls
 from lightning_cam.no_trace import no_trace
-from lightning_cam.targets.target import Choice, Target, TargetScores, masked_score
+from lightning_cam.targets.target import Choice, Target, score_output
 
 Context = Callable[[], AbstractContextManager[Any]]
 
@@ -137,12 +137,9 @@ class Session:
                 recording, result = self._record(images, differentiable=True)
                 recorded_to_the_end = torch.is_grad_enabled()
             with torch.enable_grad():
-                if choice is None:
-                    choice = target.choose(result, labels, head_weight(recording.calls, result))
-                score = masked_score(target, result, choice)
-            if score.requires_grad or recorded_to_the_end:
+                scores = score_output(target, result, labels, head_weight(recording.calls, result), choice)
+            if scores.score.requires_grad or recorded_to_the_end:
                 break
-        scores = TargetScores(score, choice, target)
         return Forward(self, images, result, scores, recording.outputs, recording.calls, labels, regions)
 
     def _record(self, images: Tensor, differentiable: bool) -> tuple[Recording, Any]:

@@ -12,9 +12,14 @@ from lightning_cam import render
 from lightning_cam.figures.sheet import font_size, grid, panel_row, under_header
 from lightning_cam.render.colormap import colour
 from lightning_cam.render.style import Style
-from lightning_cam.render.text import Caption, clip, load, strips, to_tensor
+from lightning_cam.render.text import Caption, strips, to_tensor
+from lightning_cam.render.typesetting import clip, typeset, write
 
 SIDE = 512
+
+_PLATE = (16, 17, 20, 190)  # RGBA, dark and see-through
+_WHITE = (255, 255, 255, 255)
+_GAP = 12  # pixels between the panels
 
 
 @dataclass(frozen=True)
@@ -27,37 +32,45 @@ class Told:
     under_photo: str
 
 
-def heat(unit: Float[Tensor, "1 u v"], style: Style) -> UInt8[Tensor, "3 s s"]:
+def heat(normalized: Float[Tensor, "1 u v"], style: Style) -> UInt8[Tensor, "3 s s"]:
     """The heat map alone."""
-    return colour(render.shown(unit, (SIDE, SIDE)), style.colours)[0]
+    return colour(render.shown(normalized, (SIDE, SIDE)), style.colours)[0]
 
 
-def overlay(photo: UInt8[Tensor, "1 3 s s"], unit: Float[Tensor, "1 u v"], text: str, style: Style) -> UInt8[Tensor, "3 s s"]:
+def overlay(
+    photo: UInt8[Tensor, "1 3 s s"], normalized: Float[Tensor, "1 u v"], text: str, style: Style
+) -> UInt8[Tensor, "3 s s"]:
     """The heat over the photograph, with the text on it."""
     side = photo.shape[-1]
-    blended = render.blend(photo, render.shown(unit, (side, side)), style)[0]
+    blended = render.blend(photo, render.shown(normalized, (side, side)), style)[0]
     return _written(blended, text, style)
 
 
-def figure(photo: UInt8[Tensor, "1 3 s s"], unit: Float[Tensor, "1 u v"], told: Told, style: Style) -> UInt8[Tensor, "3 y x"]:
+def figure(
+    photo: UInt8[Tensor, "1 3 s s"], normalized: Float[Tensor, "1 u v"], told: Told, style: Style
+) -> UInt8[Tensor, "3 y x"]:
     """Two panels, the heat map and the photograph with it, under a header with the colour scale."""
-    type_style = replace(style, tile=170)  # the size of type, apart from that of the panels
-    panels = torch.cat([panel_row(photo, unit, replace(style, panels=(panel,))) for panel in ("heat", "overlay")])
+    # the size of type, apart from that of the panels
+    type_style = replace(style, tile=170)
+    panels = [panel_row(photo, normalized, replace(style, panels=(panel,))) for panel in ("heat", "overlay")]
+    pictures = torch.cat(panels)
     under = [Caption("heat map", told.under_heat), Caption("original with heat map", told.under_photo)]
-    words = strips(under, panels.shape[-1], font_size(type_style), style.font)
-    cards = grid(torch.cat([panels, words], 2), 2, 12)
+    words = strips(under, pictures.shape[-1], font_size(type_style), style.font)
+    cards = grid(torch.cat([pictures, words], 2), 2, _GAP)
     return under_header(cards, (told.headline, told.how), type_style)
 
 
 def _written(picture: UInt8[Tensor, "3 s s"], text: str, style: Style) -> UInt8[Tensor, "3 s s"]:
+    """The picture with a line of text on a plate in its lower left corner."""
     side = picture.shape[-1]
-    size, gap = side // 20, side // 40
-    face = load(size, style.font)
-    text = clip(text, face, side - 4 * gap)
+    size = side // 20
+    gap = side // 40
+    line = clip(typeset(text, size, style.font), side - 4 * gap)
     canvas = Image.fromarray(np.ascontiguousarray(picture.movedim(0, -1).numpy())).convert("RGBA")
     plate = Image.new("RGBA", canvas.size)
     draw = ImageDraw.Draw(plate)
-    right, top = 3 * gap + face.getlength(text), side - gap - 1.9 * size
-    draw.rounded_rectangle((gap, top, right, side - gap), size // 3, (16, 17, 20, 190))
-    draw.text((2 * gap, (top + side - gap) / 2), text, (255, 255, 255, 255), face, anchor="lm")
+    right = 3 * gap + line.length
+    top = side - gap - 1.9 * size
+    draw.rounded_rectangle((gap, top, right, side - gap), size // 3, _PLATE)
+    write(draw, (2 * gap, (top + side - gap) / 2), line, _WHITE, "lm")
     return to_tensor(Image.alpha_composite(canvas, plate).convert("RGB"))

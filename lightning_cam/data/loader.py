@@ -53,7 +53,7 @@ def load_fixed_batch(source: SampleSource, options: Batch) -> FixedBatch:
         loader, title, position = _choose_loader(source, options.loader)
         data = getattr(loader, "dataset", None)
         with isolated_generators(data):
-            if _has_indices(data):
+            if data is not None and _has_indices(data):
                 indices = _indices(data, options, loader, source.spatial_dims)
                 raw = _collate(loader)([data[i] for i in indices])
             else:

@@ -30,17 +30,29 @@ class Picture:
 
 def to_host(pixels: UInt8[Tensor, "*b 3 h w"]) -> UInt8[np.ndarray[Any, Any], "*b h w 3"]:
     """Bring pixels from the device: the one transfer of a picture."""
+    # turned on the device, where it is cheap
     return pixels.movedim(-3, -1).contiguous().cpu().numpy()
 
 
 def encode(pixels: UInt8[np.ndarray[Any, Any], "h w 3"], encoding: Encoding) -> bytes:
-    """Encode RGB pixels through OpenCV."""
+    """Encode RGB pixels through OpenCV.
+
+    Raises:
+        OSError: if OpenCV cannot.
+
+    Example:
+        >>> encode(np.zeros((4, 6, 3), np.uint8), "png")[1:4]
+        b'PNG'
+    """
+    suffix = f".{encoding}"
     options: list[int] = []
     if encoding == "jpeg":
         options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-        if hasattr(cv2, "IMWRITE_JPEG_SAMPLING_FACTOR"):  # small coloured type blurs when chroma is halved
+        # small coloured type blurs when chroma is halved; older OpenCV has no such option
+        if hasattr(cv2, "IMWRITE_JPEG_SAMPLING_FACTOR"):
             options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    ok, data = cv2.imencode(".jpg" if encoding == "jpeg" else ".png", np.ascontiguousarray(pixels[..., ::-1]), options)
+    bgr = np.ascontiguousarray(pixels[..., ::-1])
+    ok, data = cv2.imencode(suffix, bgr, options)
     if not ok:
         raise OSError(f"OpenCV could not encode a picture of {pixels.shape[1]} x {pixels.shape[0]} pixels as {encoding}.")
     return bytes(data)

@@ -12,6 +12,8 @@ from lightning_cam.render import colormap as colormaps
 Panel = Literal["image", "heat", "overlay"]
 Encoding = Literal["jpeg", "png"]
 
+_WEIGHT = 10.0  # beyond it all of a picture is white
+
 
 @dataclass(frozen=True)
 class Style:
@@ -25,8 +27,8 @@ class Style:
             rounded and saturated as ``cv2.addWeighted`` does.
         heat_weight: see ``image_weight``; each defaults to one less the other.
         panels: what is shown of each sample, from ``image``, ``heat`` and ``overlay``.
-        norm: what fills the colours: ``positive`` shows [0, maximum] of the raw map, ``minmax`` its [minimum, maximum], ``symmetric``
-            [-m, m] with m its largest absolute value: evidence against and for, laid over the image in grey.
+        norm: what fills the colours: ``positive`` shows [0, maximum] of the raw map, ``minmax`` its [minimum, maximum],
+            ``symmetric`` [-m, m] with m its largest absolute value: evidence against and for, laid over the image in grey.
         scale: whose extremes these are: each map's own (``image``; of a map by pixels without its outermost hundredth), those
             of the batch, of the run so far, or a number, the raw value shown as hottest from the first look to the last.
         mean: with ``std``, the normalisation to undo for showing, a value a channel; by default read from the dataset's
@@ -35,8 +37,18 @@ class Style:
         slices: how many slices of a volume, or frames of a video, are shown.
         tile: the longer side of a panel on a sheet, in pixels.
         encoding: ``jpeg`` or ``png``.
-        font: a TrueType file, for class names beyond Latin letters.
+        font: a font file, which comes before all others; by default Pillow's own, and a font of the system for letters that it
+            lacks.
         filmstrip_columns: the looks a filmstrip shows at most, the baseline among them.
+
+    Raises:
+        ValueError: for a value that is none of these, naming the nearest.
+
+    Example:
+        >>> Style(norm="symmetric").colours
+        'blue_red'
+        >>> Style(image_weight=0.75).weights
+        (0.75, 0.25)
     """
 
     colormap: str | None = None
@@ -66,10 +78,9 @@ class Style:
             _one_of("scale", self.scale, (*get_args(Scale), "a number"))
         elif not self.scale > 0:
             raise ValueError(f"Style(scale={self.scale!r}): a fixed scale is the raw value shown as hottest, above 0.")
-        for name in ("alpha", "image_weight", "heat_weight"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= (1 if name == "alpha" else 10):
-                raise ValueError(f"Style({name}={value!r}): expected {'0 to 1' if name == 'alpha' else '0 or more'}.")
+        _in_range("alpha", self.alpha, 1.0, "0 to 1")
+        _in_range("image_weight", self.image_weight, _WEIGHT, "0 or more")
+        _in_range("heat_weight", self.heat_weight, _WEIGHT, "0 or more")
         if self.alpha is not None and self.weights is not None:
             raise ValueError("Style takes alpha, or image_weight and heat_weight, not both.")
         if (self.mean is None) != (self.std is None):
@@ -90,20 +101,32 @@ class Style:
     @property
     def weights(self) -> tuple[float, float] | None:
         """(image_weight, heat_weight) where the overlay is a weighted sum, else None."""
-        if self.image_weight is None and self.heat_weight is None:
+        image = self.image_weight
+        heat = self.heat_weight
+        if image is None and heat is None:
             return None
-        image = self.image_weight if self.image_weight is not None else max(0.0, 1.0 - (self.heat_weight or 0.0))
-        return image, self.heat_weight if self.heat_weight is not None else max(0.0, 1.0 - image)
+        # a weight that is left out completes the other to 1
+        if image is None:
+            image = _rest(heat)
+        if heat is None:
+            heat = _rest(image)
+        return image, heat
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """(mean, std), if given."""
-        return None if self.mean is None or self.std is None else (tuple(self.mean), tuple(self.std))
+        if self.mean is None or self.std is None:
+            return None
+        return tuple(self.mean), tuple(self.std)
 
     @property
     def colours(self) -> str:
         """The colour map's name."""
-        return self.colormap or ("blue_red" if self.norm == "symmetric" else "inferno")
+        if self.colormap:
+            return self.colormap
+        if self.norm == "symmetric":
+            return "blue_red"
+        return "inferno"
 
     @property
     def neutral(self) -> float:
@@ -113,10 +136,26 @@ class Style:
     @property
     def opacity(self) -> float:
         """Opacity of the hottest place where the overlay is not a weighted sum."""
-        usual = 0.85 if self.norm == "symmetric" else 0.7
-        return usual if self.alpha is None else self.alpha
+        if self.alpha is not None:
+            return self.alpha
+        # two colours on grey bear more than one over a photograph's own
+        if self.norm == "symmetric":
+            return 0.85
+        return 0.7
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise ValueError(f"Style({name}={value!r}): expected one of {', '.join(known)}.{did_you_mean(str(value), known)}")
+
+
+def _in_range(name: str, value: float | None, most: float, expected: str) -> None:
+    if value is not None and not 0 <= value <= most:
+        raise ValueError(f"Style({name}={value!r}): expected {expected}.")
+
+
+def _rest(weight: float | None) -> float:
+    """What is left of 1, nothing beyond it."""
+    if weight is None:
+        return 1.0
+    return max(0.0, 1.0 - weight)

@@ -25,69 +25,64 @@ def displayable(images: Shaped[Tensor, "b c *s"], normalization: Normalization |
     """
     if not 3 <= images.ndim <= 5:
         raise ValueError(f"Signals [b c t], images [b c h w] and volumes [b c d h w] can be shown; got {tuple(images.shape)}.")
-    return denormalized(images, normalization) if images.ndim == 3 else to_rgb(images, normalization)
+    if images.ndim == 3:
+        return denormalized(images, normalization)
+    return to_rgb(images, normalization)
 
 
-def panels(base: Shaped[Tensor, "b c *s"], unit: Float[Tensor, "b *m"], style: Style) -> UInt8[Tensor, "b 3 y x"]:
+def panels(base: Shaped[Tensor, "b c *s"], normalized: Float[Tensor, "b *m"], style: Style) -> UInt8[Tensor, "b 3 y x"]:
     """What a card of a sheet shows of each sample.
 
     Images stand side by side, volumes as rows of slices below their numbers, signals as a line above a strip of heat.
     """
     if base.ndim == 4:
-        return panel_row(fit(base, style.tile), unit, style)
+        return panel_row(fit(base, style.tile), normalized, style)
     if base.ndim == 5:
-        return _slice_rows(base, unit, style, max(48, round(0.75 * style.tile)))
-    h, w = style.tile, 3 * style.tile
-    rows = []
-    if "image" in style.panels or "overlay" in style.panels:
-        rows.append(curves(base, unit if "overlay" in style.panels else None, (h, w), style))
-    if "heat" in style.panels:
-        strip = colour(shown(unit, [w])[:, None], style.colours).expand(-1, -1, max(6, style.tile // 10), -1)
-        rows.append(strip)
-    return torch.cat([F.pad(row, (0, 0, 0, _GAP), value=255) for row in rows], 2)[:, :, :-_GAP]
+        # several slices stand where there is one picture, so they are smaller
+        return _slice_rows(base, normalized, style, max(48, round(0.75 * style.tile)))
+    return _curve_rows(base, normalized, style)
 
 
-def panel_row(pictures: UInt8[Tensor, "b 3 h w"], unit: Float[Tensor, "b u v"], style: Style) -> UInt8[Tensor, "b 3 h x"]:
+def panel_row(pictures: UInt8[Tensor, "b 3 h w"], normalized: Float[Tensor, "b u v"], style: Style) -> UInt8[Tensor, "b 3 h x"]:
     """The style's panels side by side."""
-    heat = shown(unit, pictures.shape[-2:])
-    return torch.cat([F.pad(_panel(p, pictures, heat, style), (0, _GAP), value=255) for p in style.panels], 3)[..., :-_GAP]
+    heat = shown(normalized, pictures.shape[-2:])
+    spaced = [F.pad(_panel(panel, pictures, heat, style), (0, _GAP), value=255) for panel in style.panels]
+    return torch.cat(spaced, 3)[..., :-_GAP]
 
 
-def overlays(base: Shaped[Tensor, "b c *s"], unit: Float[Tensor, "b *m"], style: Style) -> UInt8[Tensor, "b 3 *o"]:
+def overlays(base: Shaped[Tensor, "b c *s"], normalized: Float[Tensor, "b *m"], style: Style) -> UInt8[Tensor, "b 3 *o"]:
     """Heat over each sample at its own size: images, whole volumes; signals as lines."""
     if base.ndim == 3:
-        return curves(base, unit, (style.tile, 3 * style.tile), style)
-    heat = shown(unit, base.shape[2:])
+        return curves(base, normalized, (style.tile, 3 * style.tile), style)
+    heat = shown(normalized, base.shape[2:])
     if base.ndim == 4:
         return blend(base, heat, style)
     return blend(base.movedim(2, 1), heat, style).movedim(1, 2)
 
 
-def flat(base: Shaped[Tensor, "b c *s"], unit: Float[Tensor, "b *m"], style: Style) -> UInt8[Tensor, "b 3 y x"]:
+def flat(base: Shaped[Tensor, "b c *s"], normalized: Float[Tensor, "b *m"], style: Style) -> UInt8[Tensor, "b 3 y x"]:
     """Heat over each sample as one picture, such as a file holds: of a volume, the slices that hold the heat."""
     if base.ndim < 5:
-        return overlays(base, unit, style)
-    pictures, heat, at = _sliced(base, unit, style)
+        return overlays(base, normalized, style)
+    pictures, heat, index = _sliced(base, normalized, style)
     row = _joined(blend(pictures, heat, style))
-    return torch.cat([slices.tags(at, base.shape[2], row.shape[-1], style), row], 2)
+    return torch.cat([slices.tags(index, base.shape[2], row.shape[-1], style), row], 2)
 
 
-def cells(base: Shaped[Tensor, "b c *s"], units: Float[Tensor, "n b *m"], style: Style) -> UInt8[Tensor, "k b 3 h w"]:
+def cells(base: Shaped[Tensor, "b c *s"], normalized: Float[Tensor, "n b *m"], style: Style) -> UInt8[Tensor, "k b 3 h w"]:
     """A filmstrip's cells: each sample alone, then with the heat of each moment.
 
     Of a volume the one slice is shown that holds most heat over all moments, so that a row stays comparable.
     """
-    n = len(units)
     if base.ndim == 3:
         size = round(0.5 * style.tile), round(1.4 * style.tile)
-        return torch.stack([curves(base, each, size, style) for each in (None, *units)])
+        return torch.stack([curves(base, heat, size, style) for heat in (None, *normalized)])
     if base.ndim == 5:
-        over = torch.stack([slices.energy(one, base.shape[2], style.neutral) for one in units]).sum(0)
-        at = over.argmax(1, keepdim=True)
-        units = torch.stack([slices.take(shown(one, (base.shape[2], *one.shape[2:])), at)[:, 0] for one in units])
-        base = slices.take(base, at)[:, 0]
+        base, normalized = _hottest_slice(base, normalized, style)
     small = fit(base, max(48, round(0.7 * style.tile)))
-    hot = blend(small.expand(n, -1, -1, -1, -1), shown(units, small.shape[-2:]), style)
+    # a view: the pictures are not copied
+    every_moment = small.expand(len(normalized), -1, -1, -1, -1)
+    hot = blend(every_moment, shown(normalized, small.shape[-2:]), style)
     return torch.cat([small[None], hot])
 
 
@@ -96,25 +91,60 @@ def _panel(
 ) -> UInt8[Tensor, "*b 3 h w"]:
     if panel == "image":
         return pictures
-    return colour(heat, style.colours) if panel == "heat" else blend(pictures, heat, style)
+    if panel == "heat":
+        return colour(heat, style.colours)
+    return blend(pictures, heat, style)
 
 
-def _sliced(base: UInt8[Tensor, "b 3 d h w"], unit: Float[Tensor, "b m u v"], style: Style) -> tuple[Tensor, Tensor, Tensor]:
-    """The slices of each volume that hold its heat, [b s 3 h w], their heat [b s h w], and their numbers [b s]."""
-    d = base.shape[2]
-    at = slices.spread(slices.energy(unit, d, style.neutral), style.slices)
-    heat = slices.take(shown(unit, (d, *unit.shape[2:])), at)
-    return slices.take(base, at), shown(heat, base.shape[3:]), at
+def _curve_rows(signals: Float[Tensor, "b c t"], normalized: Float[Tensor, "b m"], style: Style) -> UInt8[Tensor, "b 3 y x"]:
+    """A signal's line, with its heat if the style has an overlay, above a strip of heat."""
+    h = style.tile
+    w = 3 * style.tile
+    rows = []
+    if "overlay" in style.panels:
+        rows.append(curves(signals, normalized, (h, w), style))
+    elif "image" in style.panels:
+        rows.append(curves(signals, None, (h, w), style))
+    if "heat" in style.panels:
+        strip = colour(shown(normalized, [w])[:, None], style.colours)
+        rows.append(strip.expand(-1, -1, max(6, style.tile // 10), -1))
+    return _below_each_other(rows)
 
 
 def _slice_rows(
-    base: UInt8[Tensor, "b 3 d h w"], unit: Float[Tensor, "b m u v"], style: Style, tile: int
+    base: UInt8[Tensor, "b 3 d h w"], normalized: Float[Tensor, "b m u v"], style: Style, tile: int
 ) -> UInt8[Tensor, "b 3 y x"]:
-    pictures, heat, at = _sliced(base, unit, style)
-    small = fit(pictures.flatten(0, 1), tile).unflatten(0, at.shape)
+    """A row of slices a panel, below the slices' numbers."""
+    pictures, heat, index = _sliced(base, normalized, style)
+    small = fit(pictures.flatten(0, 1), tile).unflatten(0, index.shape)
     heat = shown(heat, small.shape[-2:])
-    rows = [F.pad(_joined(_panel(panel, small, heat, style)), (0, 0, 0, _GAP), value=255) for panel in style.panels]
-    return torch.cat([slices.tags(at, base.shape[2], rows[0].shape[-1], style), *rows], 2)[:, :, :-_GAP]
+    rows = _below_each_other([_joined(_panel(panel, small, heat, style)) for panel in style.panels])
+    return torch.cat([slices.tags(index, base.shape[2], rows.shape[-1], style), rows], 2)
+
+
+def _sliced(
+    base: UInt8[Tensor, "b 3 d h w"], normalized: Float[Tensor, "b m u v"], style: Style
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The slices of each volume that hold its heat, [b s 3 h w], their heat [b s h w], and their numbers [b s]."""
+    d = base.shape[2]
+    index = slices.spread(slices.energy(normalized, d, style.neutral), style.slices)
+    heat = slices.take(shown(normalized, (d, *normalized.shape[2:])), index)
+    return slices.take(base, index), shown(heat, base.shape[3:]), index
+
+
+def _hottest_slice(
+    base: UInt8[Tensor, "b 3 d h w"], normalized: Float[Tensor, "n b m u v"], style: Style
+) -> tuple[UInt8[Tensor, "b 3 h w"], Float[Tensor, "n b u v"]]:
+    """Of each volume the slice that holds most heat over all moments, and its heat at each."""
+    d = base.shape[2]
+    over_time = torch.stack([slices.energy(heat, d, style.neutral) for heat in normalized]).sum(0)
+    index = over_time.argmax(1, keepdim=True)
+    heats = [slices.take(shown(heat, (d, *heat.shape[2:])), index)[:, 0] for heat in normalized]
+    return slices.take(base, index)[:, 0], torch.stack(heats)
+
+
+def _below_each_other(rows: list[Tensor]) -> UInt8[Tensor, "b 3 y x"]:
+    return torch.cat([F.pad(row, (0, 0, 0, _GAP), value=255) for row in rows], 2)[:, :, :-_GAP]
 
 
 def _joined(pictures: UInt8[Tensor, "b s 3 h w"]) -> UInt8[Tensor, "b 3 h x"]:

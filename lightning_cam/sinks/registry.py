@@ -54,7 +54,7 @@ def find(logger: Any) -> Sink | None:
     return None
 
 
-def options_of(sink: Sink) -> list[str]:
+def options_of(sink: Callable[..., None]) -> list[str]:
     """What a sink takes beyond logger, tag, picture and step."""
     try:
         parameters = list(inspect.signature(sink).parameters)

@@ -72,6 +72,19 @@ class TargetScores:
         return masked_score(self.target, output, self.choice.rows(samples, n))
 
 
+def score_output(
+    target: Target,
+    output: Any,
+    label: Tensor | None,
+    head: Float[Tensor, "k c"] | None,
+    choice: Choice | None = None,
+) -> TargetScores:
+    """The numbers explained at an output, of what was chosen before or is chosen now."""
+    if choice is None:
+        choice = target.choose(output, label, head)
+    return TargetScores(masked_score(target, output, choice), choice, target)
+
+
 def masked_score(target: Target, output: Any, choice: Choice) -> Float[Tensor, "b t"]:
     """A target's scores; NaN where a sample has no such target."""
     score = target.score(output, choice)

@@ -1,6 +1,6 @@
 """Finished pictures to every logger that takes them, else to files."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from numpy import ndarray
 from lightning_cam.record import Record
 from lightning_cam.render.picture import Picture
 from lightning_cam.sinks.files import files
-from lightning_cam.sinks.registry import Sink, find, names, options_of
+from lightning_cam.sinks.registry import find, names, options_of
 from lightning_cam.training.notices import Notices
 
 Overlays = Mapping[str, UInt8[ndarray[Any, Any], "y x 3"]]
@@ -22,7 +22,7 @@ class Destination:
     """Where pictures go: a sink, and the logger or folder that it writes to."""
 
     owner: str
-    sink: Sink
+    write: Callable[..., None]
     place: Any
 
 
@@ -54,7 +54,7 @@ class Publisher:
     @property
     def wants_overlays(self) -> bool:
         """Whether any sink writes each sample's overlay by itself."""
-        return any("overlays" in options_of(destination.sink) for destination in self.destinations)
+        return any("overlays" in options_of(destination.write) for destination in self.destinations)
 
     def publish(
         self, tag: str, picture: Picture, step: int, record: Record | None = None, overlays: Overlays | None = None
@@ -70,10 +70,9 @@ class Publisher:
         """
         extras = {"record": record, "overlays": overlays}
         for destination in self.destinations:
-            taken = options_of(destination.sink)
+            taken = options_of(destination.write)
             options = {name: value for name, value in extras.items() if name in taken}
-            write = destination.sink
-            self.notices.guarded(destination.owner, write, destination.place, tag, picture, step, **options)
+            self.notices.guarded(destination.owner, destination.write, destination.place, tag, picture, step, **options)
 
     def log_numbers(self, loggers: Iterable[Any], numbers: Mapping[str, float], step: int) -> None:
         """Write numbers to every logger that takes them."""

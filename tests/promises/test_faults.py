@@ -13,7 +13,7 @@ from nets import STRICT, Net, Recorder, cam, fit, loader
 from traces import Trace, differences, model_state, modes, random_states, traced
 
 from lightning_cam import Schedule, metrics
-from lightning_cam.render.text import _strip
+from lightning_cam.render import text
 
 pytestmark = STRICT
 
@@ -323,7 +323,7 @@ def growth(folder, callback, looks=(10, 30)):
     def live(run, model):
         if run.current_epoch + 1 not in looks:
             return None
-        _strip.cache_clear()  # set type, of bounded number
+        text.forget()  # set type, of bounded number
         gc.collect()
         return sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
 

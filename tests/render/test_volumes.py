@@ -46,10 +46,10 @@ def test_resize_is_linear_along_as_many_sides_as_the_size_has(size, mode):
 def test_peaks_and_scales_are_taken_over_every_side(shape):
     heat = torch.randn(4, *shape, generator=torch.Generator().manual_seed(1))
     assert torch.equal(maximum(heat), heat.flatten(1).amax(1))
-    for unit in ("positive", "minmax", "symmetric"):
+    for norm in ("positive", "minmax", "symmetric"):
         for scale in ("image", "batch", 2.0):
-            flat = rescale(heat.flatten(1)[:, None], *value_range(heat.flatten(1)[:, None], unit, scale))
-            assert torch.equal(rescale(heat, *value_range(heat, unit, scale)).flatten(1), flat.flatten(1))
+            flat = rescale(heat.flatten(1)[:, None], *value_range(heat.flatten(1)[:, None], norm, scale))
+            assert torch.equal(rescale(heat, *value_range(heat, norm, scale)).flatten(1), flat.flatten(1))
 
 
 def test_slices_each_stand_for_an_equal_share_of_the_heat():
@@ -70,36 +70,36 @@ def test_slices_are_those_said_and_their_heat_is_theirs():
     taken = slices.take(volumes, at)
     assert taken.shape == (2, 2, 3, 4, 5)
     assert all(torch.equal(taken[i, j], volumes[i, :, at[i, j]]) for i in range(2) for j in range(2))
-    unit = torch.zeros(1, 4, 2, 2)
-    unit[0, 1] = 1.0
-    assert slices.energy(unit, 8, 0.0)[0].tolist() == [0, 1, 3, 3, 1, 0, 0, 0]
+    normalized = torch.zeros(1, 4, 2, 2)
+    normalized[0, 1] = 1.0
+    assert slices.energy(normalized, 8, 0.0)[0].tolist() == [0, 1, 3, 3, 1, 0, 0, 0]
     assert slices.energy(torch.full((1, 4, 2, 2), 0.5), 8, 0.5).abs().sum() == 0
 
 
 def test_a_volume_is_a_row_of_its_hottest_slices_and_its_overlay_is_whole():
     base = (noise(1, 3, 8, 40, 40) * 255).to(torch.uint8)
-    unit = torch.zeros(1, 8, 5, 5)
-    unit[0, 2:6, 2, 2] = 1.0
+    normalized = torch.zeros(1, 8, 5, 5)
+    normalized[0, 2:6, 2, 2] = 1.0
     style = Style(tile=160, panels=("image",), slices=4)
-    card = views.panels(base, unit, style)
+    card = views.panels(base, normalized, style)
     assert card.shape[-1] == 4 * 120 + 3 * 2
     row = card[0, :, -120:]
     for i, index in enumerate((2, 3, 4, 5)):
         expected = render.overlay.fit(base[:, :, index], 120)[0]
         assert torch.equal(row[:, :, i * 122 : i * 122 + 120], expected)
-    whole = render.overlays(base, unit, style)
+    whole = render.overlays(base, normalized, style)
     assert whole.shape == base.shape
     assert torch.equal(whole[:, :, 0], base[:, :, 0]) and not torch.equal(whole[:, :, 3], base[:, :, 3])
-    heat = render.shown(unit, base.shape[2:])
+    heat = render.shown(normalized, base.shape[2:])
     assert torch.equal(whole[:, :, 4], render.blend(base[:, :, 4], heat[:, 4], style))
-    assert render.flat(base, unit, style).shape[-1] == 4 * 40 + 3 * 2
+    assert render.flat(base, normalized, style).shape[-1] == 4 * 40 + 3 * 2
 
 
 def test_a_filmstrip_keeps_to_one_slice_a_row():
     base = (noise(2, 3, 6, 32, 32) * 255).to(torch.uint8)
-    units = torch.zeros(3, 2, 6, 4, 4)
-    units[:, 0, 1], units[0, 1, 0], units[2, 1, 4] = 0.5, 0.3, 1.0
-    cells = views.cells(base, units, Style(tile=64))
+    normalized = torch.zeros(3, 2, 6, 4, 4)
+    normalized[:, 0, 1], normalized[0, 1, 0], normalized[2, 1, 4] = 0.5, 0.3, 1.0
+    cells = views.cells(base, normalized, Style(tile=64))
     assert cells.shape == (4, 2, 3, 48, 48)
     expected = render.overlay.fit(torch.stack([base[0, :, 1], base[1, :, 4]]), 48)
     assert torch.equal(cells[0], expected)
@@ -109,18 +109,18 @@ def test_a_filmstrip_keeps_to_one_slice_a_row():
 
 def test_a_signal_is_a_line_that_takes_the_colour_of_its_heat():
     signal = torch.zeros(1, 1, 120)
-    unit = torch.zeros(1, 12)
-    unit[0, 6:] = 1.0
+    normalized = torch.zeros(1, 12)
+    normalized[0, 6:] = 1.0
     style = Style(colormap="viridis")
-    drawn = curve.curves(signal, unit, (60, 240), style)[0]
+    drawn = curve.curves(signal, normalized, (60, 240), style)[0]
     middle = drawn[:, 30]
-    assert np.abs(middle[:, :90].float().mean(1).numpy() - curve._GREY).max() < 25
+    assert np.abs(middle[:, :90].float().mean(1).numpy() - curve.GREY).max() < 25
     hot = colormap.table("viridis", torch.device("cpu"))[255].float()
     assert (middle[:, 150:235].float().mean(1) - hot).abs().max() < 25
-    assert drawn[:, 2].unique(dim=1).T.tolist() == [list(curve._NIGHT)]
+    assert drawn[:, 2].unique(dim=1).T.tolist() == [list(curve.NIGHT)]
     plain = curve.curves(signal, None, (60, 240), style)[0]
     assert torch.equal(plain[:, :, :100], drawn[:, :, :100])
-    assert torch.equal(drawn[:, :, 150:230], curve.curves(5 * signal + 3, unit, (60, 240), style)[0][:, :, 150:230])
+    assert torch.equal(drawn[:, :, 150:230], curve.curves(5 * signal + 3, normalized, (60, 240), style)[0][:, :, 150:230])
 
 
 def test_a_long_signal_loses_no_spike():
@@ -128,8 +128,8 @@ def test_a_long_signal_loses_no_spike():
     signal[0, 0, 31_417] = 1.0
     drawn = curve.curves(signal, torch.zeros(1, 10), (60, 240), Style())[0].float()
     column = 3 + round(31_417 / 50_000 * 233)
-    assert (drawn[:, 8:12, column - 2 : column + 3] - torch.tensor(curve._NIGHT)[:, None, None]).abs().amax() > 60
-    assert (drawn[:, 8:12, 20:100] - torch.tensor(curve._NIGHT)[:, None, None]).abs().amax() == 0
+    assert (drawn[:, 8:12, column - 2 : column + 3] - torch.tensor(curve.NIGHT)[:, None, None]).abs().amax() > 60
+    assert (drawn[:, 8:12, 20:100] - torch.tensor(curve.NIGHT)[:, None, None]).abs().amax() == 0
 
 
 @pytest.mark.parametrize("sides", [1, 3])
