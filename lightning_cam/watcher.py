@@ -2,21 +2,15 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from torch import nn
 
-from lightning_cam.capture.forward import Forward
-from lightning_cam.capture.predictions import predict
-from lightning_cam.capture.seen import Seen
 from lightning_cam.capture.session import Context, open_session
-from lightning_cam.concepts import Concepts
 from lightning_cam.data.batch import Batch, FixedBatch
 from lightning_cam.data.loader import load_plain_batch
 from lightning_cam.figures.captions import name_target
-from lightning_cam.figures.pages import RecordPages
 from lightning_cam.methods.apply import map_plans
 from lightning_cam.methods.fusion import find_fusion
 from lightning_cam.metrics.measure import chosen_metrics, summarize
@@ -32,27 +26,10 @@ from lightning_cam.training.concept_tracker import ConceptTracker
 from lightning_cam.training.history import History
 from lightning_cam.training.notices import Notices
 from lightning_cam.training.publisher import Publisher
-from lightning_cam.training.records import make_record, with_numbers
-from lightning_cam.training.reporter import report_concepts, report_record, run_columns
+from lightning_cam.training.records import LookResult, make_records, with_numbers
+from lightning_cam.training.reporter import Album, report_look
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, eq=False)
-class LookResult:
-    """All that one look computed; what reporting reads.
-
-    Attributes:
-        moment: when.
-        batch: the samples.
-        records: one for each layer and method.
-        concepts: one for each layer, where concepts are drawn.
-    """
-
-    moment: Moment
-    batch: FixedBatch
-    records: Sequence[Record]
-    concepts: Sequence[Concepts]
 
 
 class Watcher:
@@ -196,14 +173,11 @@ class Watcher:
         with open_session(self._model, layers, batch.images, output=self.output, context=self.context) as session:
             self._remember(session.layers)
             forward = session.forward(batch.images, target, batch.labels, batch.regions)
-            predictions = predict(forward)
-            maps = []
-            for plan in map_plans(self.layer_names, self.methods, self.fusion):
-                history = histories.setdefault(plan.tag, History()) if moment.fitting else None
-                maps.append(self.attempt(plan.tag, make_record, plan, forward, predictions, moment, history))
-            records = [record for record in maps if record is not None]
-            records = with_numbers(records, forward, chosen_metrics(self.metrics, forward), histories, self.attempt)
-            concepts = self._concepts(forward, moment)
+            plans = map_plans(self.layer_names, self.methods, self.fusion)
+            metrics = chosen_metrics(self.metrics, forward)
+            records = make_records(plans, forward, moment, histories, self.attempt)
+            records = with_numbers(records, forward, metrics, histories, self.attempt)
+            concepts = self.concepts.follow_all(forward, self.layer_names, moment, self.attempt)
         result = LookResult(moment, batch, records, concepts)
         for observer in self.observers:
             observer(result)
@@ -211,16 +185,10 @@ class Watcher:
 
     def report(self, result: LookResult, tag: str) -> None:
         """The second half: pictures, from the Records alone; one that fails costs only itself."""
-        moment, batch, columns = result.moment, result.batch, self.style.filmstrip_columns
-        target = name_target(self.target_spec)
         with isolated_rng():  # a tracker may draw numbers, and the training goes on with those it would have had
-            for record in result.records:
-                history = self.history[record.tag] if moment.fitting else None
-                pages = RecordPages(record, batch, self.style, target, run_columns(history, columns))
-                self.attempt(f"the pictures of {record.tag}", report_record, pages, self.publisher, tag)
-            for concepts in result.concepts:
-                what = f"the picture of concepts at {concepts.layer}"
-                self.attempt(what, report_concepts, concepts, batch, moment, self.style, self.publisher, tag)
+            histories = self.history if result.moment.fitting else {}
+            album = Album(self.publisher, self.style, name_target(self.target_spec), histories, tag)
+            report_look(result, album, self.attempt)
 
     def numbers(self, records: Sequence[Record]) -> dict[str, float]:
         """What is logged of Records: each metric's mean where it is defined, and the share of samples for which it is."""
@@ -266,15 +234,6 @@ class Watcher:
         if not self.layer_names and not self.layers:
             self.notices.say(f"watching the layer {layers[0]!r}, found by itself")
         self.layer_names = list(layers)
-
-    def _concepts(self, forward: Forward, moment: Moment) -> list[Concepts]:
-        if not self.concepts.count:
-            return []
-        follow = self.concepts.follow
-        concepts = [
-            self.attempt(f"concepts at {layer}", follow, Seen(forward, layer), moment.fitting) for layer in self.layer_names
-        ]
-        return [part for part in concepts if part is not None]
 
 
 def _listed(spec: Any) -> list[Any]:

@@ -29,7 +29,7 @@ Context = Callable[[], AbstractContextManager[Any]]
 def open_session(
     model: nn.Module,
     layers: Sequence[str | nn.Module],
-    images: Shaped[Tensor, "b ..."],
+    images: Shaped[Tensor, "b ..."] | None = None,
     *,
     output: Output = None,
     context: Context = nullcontext,
@@ -39,7 +39,7 @@ def open_session(
     Args:
         model: it is run in evaluation mode.
         layers: dotted names, or modules; none for the layer found by itself, by tracing one forward of one image.
-        images: what it will be looked at with.
+        images: what it will be looked at with; needed where no layer is named.
         output: where the logits are in the model's output.
         context: under which the model is run, such as an autocast.
 
@@ -49,7 +49,7 @@ def open_session(
     with no_trace(model):
         session = Session(model, output, context)
         names = [find_layer(model, layer) for layer in layers]
-        if not names:
+        if not names and images is not None:
             names = [find_default_layer(model, images, session.run)]
         session.hooks = LayerHooks(names)
         try:

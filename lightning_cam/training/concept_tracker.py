@@ -1,14 +1,16 @@
 """The concepts of the fixed batch from look to look. k concepts, c channels."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
 from lightning_cam.concepts import Concepts, concepts_of
+from lightning_cam.record import Moment
 
 
 @dataclass
@@ -33,6 +35,17 @@ class ConceptTracker:
         if fitting:
             self.vectors[seen.layer] = concepts.vectors.cpu()
         return concepts
+
+    def follow_all(
+        self, forward: Forward, layers: Sequence[str], moment: Moment, attempt: Callable[..., Any]
+    ) -> list[Concepts]:
+        """The concepts of every layer, where any are wanted; one that fails costs only itself."""
+        followed = []
+        for layer in layers if self.count else ():
+            concepts = attempt(f"concepts at {layer}", self.follow, Seen(forward, layer), moment.fitting)
+            if concepts is not None:
+                followed.append(concepts)
+        return followed
 
     def state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint must hold so that concepts keep their colours in a resumed run."""

@@ -1,7 +1,7 @@
 """From one forward to Records: maps, their place in the run's history, and their numbers. b batch, t targets, n maps."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_cam.capture.forward import Forward
+from lightning_cam.capture.predictions import predict
+from lightning_cam.concepts import Concepts
+from lightning_cam.data.batch import FixedBatch
 from lightning_cam.heat import condense, maximum
 from lightning_cam.methods.apply import MapPlan
 from lightning_cam.metrics.measure import measure
@@ -17,6 +20,41 @@ from lightning_cam.registry import Entry
 from lightning_cam.training.history import History
 
 Attempt = Callable[..., Any]  # (what, function, *args) -> what the function gives, None where it failed
+
+
+@dataclass(frozen=True, eq=False)
+class LookResult:
+    """All that one look computed; what reporting reads.
+
+    Attributes:
+        moment: when.
+        batch: the samples.
+        records: one for each layer and method.
+        concepts: one for each layer, where concepts are drawn.
+    """
+
+    moment: Moment
+    batch: FixedBatch
+    records: Sequence[Record]
+    concepts: Sequence[Concepts]
+
+
+def make_records(
+    plans: Sequence[MapPlan],
+    forward: Forward,
+    moment: Moment,
+    histories: dict[str, History],
+    attempt: Attempt,
+) -> list[Record]:
+    """A Record for each plan; one that fails costs only itself."""
+    predictions = predict(forward)
+    records = []
+    for plan in plans:
+        history = histories.setdefault(plan.tag, History()) if moment.fitting else None
+        record = attempt(plan.tag, make_record, plan, forward, predictions, moment, history)
+        if record is not None:
+            records.append(record)
+    return records
 
 
 def make_record(plan: MapPlan, forward: Forward, predictions: Predictions, moment: Moment, history: History | None) -> Record:

@@ -1,39 +1,71 @@
 """From Records to the loggers: pages drawn, and handed to the publisher."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from lightning_cam.concepts import Concepts
 from lightning_cam.data.batch import FixedBatch
 from lightning_cam.figures.pages import RecordPages, RunColumns
-from lightning_cam.record import Moment
+from lightning_cam.record import Moment, Record
 from lightning_cam.render.picture import Picture, to_host
 from lightning_cam.render.style import Style
 from lightning_cam.training.history import History
 from lightning_cam.training.publisher import Publisher
+from lightning_cam.training.records import Attempt, LookResult
 
 
-def report_record(pages: RecordPages, publisher: Publisher, tag: str) -> None:
+@dataclass(frozen=True, eq=False)
+class Album:
+    """Where and how the pages of a look are drawn.
+
+    Attributes:
+        publisher: hands them to the loggers.
+        style: how maps are shown.
+        target: the target in words.
+        histories: the run so far, by the Records' tags; empty outside a run.
+        tag: first part of every tag.
+    """
+
+    publisher: Publisher
+    style: Style
+    target: str
+    histories: Mapping[str, History]
+    tag: str
+
+
+def report_look(result: LookResult, album: Album, attempt: Attempt) -> None:
+    """Draw and publish the pages of every Record, then the concepts; a page that fails costs only itself."""
+    for record in result.records:
+        attempt(f"the pictures of {record.tag}", report_record, record, result.batch, album)
+    for concepts in result.concepts:
+        what = f"the picture of concepts at {concepts.layer}"
+        attempt(what, report_concepts, concepts, result.batch, result.moment, album)
+
+
+def report_record(record: Record, batch: FixedBatch, album: Album) -> None:
     """Publish the sheet, and in a run its filmstrip; nothing where no sample has the target."""
-    record = pages.record
     if not record.shown:
         return
-    overlays = pages.overlays() if publisher.wants_overlays else None
-    publisher.publish(f"{tag}/{record.tag}", pages.sheet(), record.moment.step, record, overlays)
-    if pages.run is not None:
-        publisher.publish(f"{tag}/{record.tag}/filmstrip", pages.filmstrip(), record.moment.step, record)
+    run = run_columns(album.histories.get(record.tag), album.style.filmstrip_columns)
+    pages = RecordPages(record, batch, album.style, album.target, run)
+    publish, step = album.publisher.publish, record.moment.step
+    overlays = pages.overlays() if album.publisher.wants_overlays else None
+    publish(f"{album.tag}/{record.tag}", pages.sheet(), step, record, overlays)
+    if run is not None:
+        publish(f"{album.tag}/{record.tag}/filmstrip", pages.filmstrip(), step, record)
 
 
-def report_concepts(
-    concepts: Concepts, batch: FixedBatch, moment: Moment, style: Style, publisher: Publisher, tag: str
-) -> None:
+def report_concepts(concepts: Concepts, batch: FixedBatch, moment: Moment, album: Album) -> None:
     """Publish every sample beside its concepts, over a legend."""
+    style = album.style
     if style.normalization is None and batch.normalization is not None:
         mean, std = batch.normalization
         style = replace(style, mean=mean, std=std)
     when = f"{moment.title} · step {moment.step}"
     pixels = concepts.picture(style, batch.names, dict(enumerate(batch.classes)), when)
     about = f"Deep feature factorization of `{concepts.layer}` on {len(batch)} samples, {batch.origin}."
-    publisher.publish(f"{tag}/{concepts.layer}/concepts", Picture(to_host(pixels), about, style.encoding), moment.step)
+    picture = Picture(to_host(pixels), about, style.encoding)
+    album.publisher.publish(f"{album.tag}/{concepts.layer}/concepts", picture, moment.step)
 
 
 def run_columns(history: History | None, columns: int) -> RunColumns | None:
