@@ -16,6 +16,7 @@ from lightning_cam import explain, render
 from lightning_cam.cli.figure import SIDE
 from lightning_cam.cli.image_file import Preparation, open_image
 from lightning_cam.cli.main import main
+from lightning_cam.render.colormap import colour
 from lightning_cam.render.style import Style
 
 
@@ -83,7 +84,7 @@ def test_the_three_pictures_are_the_map_the_overlay_and_both(run, here):
     heat, overlay, both = (cv2.imread(path)[..., ::-1] for path in out.splitlines()[-3:])
     style, look = Style(colormap="jet"), seen(1, "cam")
     unit, side = look.unit(style), SIDE
-    assert np.array_equal(heat, render.to_host(heat(unit, style)))
+    assert np.array_equal(heat, render.to_host(colour(render.shown(unit, (side, side)), "jet")[0]))
     view = Preparation(73, 64).view(open_image("cat.png"), side)
     blended = render.to_host(render.blend(view, render.shown(unit, (side, side)), style)[0])
     changed = (overlay != blended).any(-1)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from compare import close
+from maps import AT_IMAGE, CLASSES, EVERY, heat
 from reference import REFERENCES
-from test_gradient import AT_IMAGE, EVERY
-from test_methods import CLASSES, close, heat
 from torch import nn
 from traces import model_state, modes
 from zoo import ZOO, InPlace, Net, flatten_linear, gap_linear, gap_mlp, images

@@ -4,8 +4,9 @@ import pytest
 import reference_full  # noqa: F401  references are bound by import
 import reference_gradient  # noqa: F401
 import torch
+from compare import close
+from maps import AT_IMAGE, AT_LAYER, CLASSES, EVERY, combined, heat
 from reference import REFERENCES, Case
-from test_methods import CLASSES, close, heat
 from torch import nn
 from zoo import ZOO, InPlace, Net, conv_head, flatten_linear, gap_linear, gap_mlp, images, max_pool
 
@@ -16,21 +17,6 @@ from lightning_cam.methods import METHODS
 from lightning_cam.targets.target import find
 
 LINEAR = ["grad_cam", "hires_cam", "x_grad_cam", "shapley_cam", "integrated_grad_cam", "integrated_gradients"]
-AT_LAYER = [
-    *("grad_cam", "hires_cam", "x_grad_cam", "layer_cam", "grad_cam_elementwise", "grad_cam_pp", "grad_cam_pp_normalized"),
-    *(
-        "eigen_cam",
-        "eigen_grad_cam",
-        "seg_eigen_cam",
-        "kpca_cam",
-        "fem",
-        "shapley_cam",
-        "integrated_grad_cam",
-        "integrated_gradients",
-    ),
-]
-AT_IMAGE = ["full_grad", "guided_grad_cam"]
-EVERY = AT_LAYER + AT_IMAGE
 
 
 @pytest.mark.parametrize("head", ZOO)
@@ -138,10 +124,6 @@ def test_shapley_cam_is_grad_cam_where_the_rest_is_piecewise_linear():
         explain(gap_linear(), images(), layer="features", target=softmax, method=m).heat for m in ("shapley_cam", "grad_cam")
     )
     assert (bent - flat).abs().max() > 0.01 * flat.abs().max()
-
-
-def combined(logits, label):
-    return 2 * logits[:, 1] - 3 * logits[:, 2]
 
 
 @pytest.mark.parametrize("method", LINEAR)

@@ -6,6 +6,8 @@ from functools import partial
 import pytest
 import torch
 import torchvision
+from compare import close
+from maps import CLASSES, heat
 from reference import REFERENCES
 from reference_perturbation import enlarged, unit
 from torch import nn
@@ -19,17 +21,7 @@ from lightning_cam.model.names import modules_by_name
 from lightning_cam.no_trace import no_trace
 from lightning_cam.targets.target import find
 
-CLASSES = [2, 0, 3]
 METHODS = ["ablation_cam", "recipro_cam", "score_cam", "ss_cam", "is_cam", "random_cam"]
-
-
-def heat(net, x, method, classes=CLASSES, layer="features"):
-    return explain(net, x, layer=layer, method=method, target=torch.tensor(classes)).heat
-
-
-def close(a, b, tolerance=1e-10):
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-30)
 
 
 @pytest.mark.parametrize("head", ZOO)

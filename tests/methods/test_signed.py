@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from compare import close
+from maps import AT_IMAGE, AT_LAYER, CLASSES, EVERY, heat
 from reference import REFERENCES, Case
 from reference_gradient import centred, first_component
-from test_gradient import AT_IMAGE, AT_LAYER, EVERY
-from test_methods import CLASSES, close, heat
 from torch import nn
 from zoo import Net, conv_head, flatten_linear, gap_linear, gap_mlp, images
 

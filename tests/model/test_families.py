@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from compare import close_and_alive as close
 from families import made, plain
 from torch import nn
 from torchvision import models
@@ -90,12 +91,6 @@ TOKENS = {
     "deit, distilled": (by_timm("deit_tiny_distilled_patch16_224", img_size=SIZE, depth=3), "blocks.2.norm1", 2, SIZE),
     "timm vit, pooled by attention": (timm_vit(img_size=SIZE, global_pool="map", class_token=False), "norm", 0, SIZE),
 }
-
-
-def close(a, b, tolerance=1e-4):
-    assert a.shape == b.shape
-    assert b.any()
-    assert (a - b).abs().max() <= tolerance * b.abs().max()
 
 
 @pytest.mark.parametrize("family", POOLED)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from events import read_events
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from nets import STRICT, Net, cam, fit, loader
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_cam import Schedule
 
@@ -63,7 +63,7 @@ def test_a_resumed_run_shows_the_columns_of_an_uninterrupted_one(whole):
 
 def test_the_pictures_of_a_resumed_run_are_those_of_an_uninterrupted_one(whole):
     folder, _, _, logger = whole
-    events = EventAccumulator(logger.log_dir, {"images": 0}).Reload()
+    events = read_events(logger.log_dir)
     straight = folder / "straight" / "cam" / "relu"
     last = events.Images("cam/relu/grad_cam/filmstrip")[-1].encoded_image_string
     assert last == (straight / "grad_cam" / "filmstrip.jpg").read_bytes()

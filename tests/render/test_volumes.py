@@ -4,16 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pictures import noise
 from torch import nn
 
 from lightning_cam import Batch, Style, explain, render
 from lightning_cam.data.collated import read_batch
 from lightning_cam.heat import maximum, rescale, resize, value_range
 from lightning_cam.render import colormap, curve, slices, views
-
-
-def noise(*shape, seed=0):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 class Net(nn.Module):
