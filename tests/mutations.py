@@ -75,7 +75,7 @@ METHODS = [
 ]  # fmt: skip
 
 TARGETS = [
-    Mutation("label: argmax instead", CHOICE, "    return label\n", "    return logits.argmax(1)\n", "targets/test_targets.py promises/test_mistakes.py test_explain.py"),
+    Mutation("label: argmax instead", CHOICE, "    return label\n", "    return logits.argmax(1)\n", "promises/test_mistakes.py -k label"),
     Mutation("predicted: the least likely", CHOICE, "class_logits(logits).argmax(1)", "class_logits(logits).argmin(1)", "test_explain.py targets/test_targets.py"),
     Mutation("runner_up: the first", CHOICE, ".indices[:, 1]", ".indices[:, 0]", "targets/test_targets.py -k runner"),
     Mutation("top_k: the least likely", CHOICE, "logits.shape[1]), dim=1).indices", "logits.shape[1]), dim=1, largest=False).indices", "test_explain.py targets/test_targets.py"),

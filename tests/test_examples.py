@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from events import read_events
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("[0-9][0-9]_*.py"))
 
 

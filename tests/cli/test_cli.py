@@ -230,6 +230,7 @@ def test_help_tells_what_it_does(capsys):
         assert end.value.code == 0 and told in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_runs_in_a_process_of_its_own(here):
     command = [sys.executable, "-c", "import sys; from lightning_cam.cli import main; sys.exit(main())", "explain", *USUAL]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -18,6 +18,7 @@ from lightning_cam.targets.target import find
 # ---- paths -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_integrated_gradients_sum_to_what_the_score_gains():
     net, x = flatten_linear(), images()
     gain = (net(x) - net(torch.zeros_like(x))).detach()[range(3), CLASSES]

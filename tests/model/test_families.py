@@ -212,6 +212,7 @@ def test_a_u_net_is_explained_at_its_bottleneck(nested, layer):
     assert found.heat.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [detection.fasterrcnn_resnet50_fpn, detection.retinanet_resnet50_fpn])
 def test_a_detector_is_explained_at_the_last_map_of_its_backbone(make):
     torch.manual_seed(0)
@@ -232,6 +233,7 @@ def test_a_detector_is_explained_at_the_last_map_of_its_backbone(make):
         explain(net, x)
 
 
+@pytest.mark.slow
 def test_a_detector_without_any_detection_has_the_same_default_layer_and_no_map():
     net = detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, box_score_thresh=0.99).eval()
     found = explain(net, torch.rand(1, 3, *SIZE), target="detection")

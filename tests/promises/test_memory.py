@@ -34,6 +34,7 @@ def growth(folder, callback, looks=(10, 30)):
     return second - first
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_over_many_looks(tmp_path):
     callback = cam(method=["grad_cam", "cam"], batch=BOXES)
     assert growth(tmp_path, callback) <= 2 * 2 * 20  # the history's own maps, views with their base, a look and method

@@ -129,6 +129,7 @@ def test_what_is_said_at_construction_of(name):
         make()
 
 
+@pytest.mark.slow
 def test_wrong_choices_are_refused_in_words_without_a_shape_checker():
     program = """
 from lightning_cam import CAMCallback, Schedule

@@ -14,7 +14,7 @@ from lightning_cam import explain, methods
 from lightning_cam.heat import resize
 from lightning_cam.registry import METHODS
 
-pytestmark = NEEDS_DATA
+pytestmark = [NEEDS_DATA, pytest.mark.slow]
 TRANSFORMER = {"attention_rollout", "attention_relevance", "le_grad", "grad_eclip"}  # see methods/test_attention_learnt.py
 SPECS = {
     **{name: name for name in methods.names() if name not in {*TRANSFORMER, "random_cam"}},

@@ -17,7 +17,7 @@ from lightning_cam.heat import resize
 from lightning_cam.model.default_layer import find_default_layer
 from lightning_cam.targets.target import TargetScores
 
-pytestmark = NEEDS_DATA
+pytestmark = [NEEDS_DATA, pytest.mark.slow]
 WALLABY = 104  # ImageNet has no kangaroo; this is the nearest
 CELLS = {"squeezenet": 13 * 13, "mobilenet": 7 * 7}
 
