@@ -23,9 +23,11 @@ ROOT = Path(__file__).parent.parent
 
 def main() -> None:
     chosen = [mutation for mutation in MUTATIONS if not sys.argv[1:] or sys.argv[1] in mutation.name]
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1))) as pool:
+    if not chosen:
+        sys.exit(f"no mutation has {sys.argv[1]!r} in its name")
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         noticed = list(pool.map(killed, chosen))
-    survived = [mutation.name for mutation, seen in zip(chosen, noticed, strict=True) if not seen]
+    survived = [mutation.name for mutation, dead in zip(chosen, noticed, strict=True) if not dead]
     print(f"{len(chosen) - len(survived)} of {len(chosen)} mutations noticed")
     if survived:
         sys.exit("not noticed: " + "; ".join(survived))

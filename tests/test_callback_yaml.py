@@ -74,7 +74,7 @@ def plain(callback):
         "schedule": callback.schedule,
         "output": callback.output,
         "tag": callback.tag,
-        "on_error": callback._notices.on_error,
+        "on_error": callback.watcher.notices.on_error,
     }
 
 
@@ -88,17 +88,19 @@ FORMS = {
     "a class": dict(target=2),
     "a target with options": dict(target={"top_k": {"k": 2}}),
     "several targets": dict(target=["label", 1, {"top_k": {"k": 2}}]),
-    "a target by path": dict(target="lightning_cam.targets.choice.predicted"),
+    "a target by path": dict(target="lightning_cam.targets.predicted"),
     "a count": dict(batch=5),
     "indices": dict(batch=[3, 1]),
     "a batch": dict(batch={"samples": 8, "per_class": 2, "image": "image", "label": "label", "regions": "box"}),
     "a batch with named regions": dict(batch={"regions": {"object": "box", "all": "box"}, "classes": ["a", "b", "c"]}),
     "metrics": dict(metrics=["energy_inside", {"energy_inside": {"region": "object"}}]),
     "no metrics": dict(metrics=[]),
-    "a style": dict(style={"colormap": "jet", "image_weight": 0.6, "heat_weight": 0.4, "panels": ["overlay"], "tile": 64}),
+    "a style": dict(
+        style={"colormap": "jet", "image_weight": 0.6, "heat_weight": 0.4, "panels": ["overlay"], "filmstrip_columns": 5}
+    ),
     "a fixed scale": dict(style={"scale": 2.5, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "encoding": "png"}),
     "a named scale": dict(style={"scale": "run", "norm": "minmax", "alpha": 0.5}),
-    "a schedule": dict(schedule={"every_n_epochs": 2, "baseline": False, "step": "epoch", "columns": 5}),
+    "a schedule": dict(schedule={"every_n_epochs": 2, "baseline": False, "step": "epoch"}),
     "an output by name": dict(output="logits"),
     "an output by position": dict(output=1),
     "the rest": dict(tag="gaze", on_error="raise"),

@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+from events import read_events
 from lightning.pytorch.loggers import TensorBoardLogger
 from nets import cam, fit
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from zoo import conv_head, flatten_linear, gap_linear, images
 
@@ -188,7 +188,7 @@ def test_the_callback_draws_the_concepts_of_its_batch(tmp_path):
     logger = TensorBoardLogger(tmp_path)
     one = cam(["trunk.0", "relu"], concepts=2)
     fit(tmp_path, one, logger=logger)
-    events = EventAccumulator(logger.log_dir, {"images": 0}).Reload()
+    events = read_events(logger.log_dir)
     for layer in ("trunk.0", "relu"):
         assert len(events.Images(f"cam/{layer}/concepts")) == 3  # the baseline and two epochs
     kept = one.state_dict()["concepts"]

@@ -94,6 +94,7 @@ def test_watched_samples_take_turns_in_class():
     assert [data.label(i) for i in data.some_of_each(16)] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9]
 
 
+@pytest.mark.slow
 def test_demo_prints_its_table_and_leaves_its_pictures(tmp_path):
     out = run_demo(tmp_path)
     lines = [line.split() for line in out.splitlines()]
@@ -107,6 +108,7 @@ def test_demo_prints_its_table_and_leaves_its_pictures(tmp_path):
     assert list(tmp_path.glob("digits/version_0/events.*"))
 
 
+@pytest.mark.slow
 def test_demo_takes_a_folder_of_pictures_and_weights_from_a_file(tmp_path):
     for part in ("train", "val"):
         for c, name in enumerate(("cat", "dog")):

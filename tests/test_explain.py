@@ -12,11 +12,11 @@ from torchvision import models
 from zoo import conv_head, gap_linear, images
 
 from lightning_cam import Style, explain, methods
-from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.session import open_session
 from lightning_cam.capture.seen import Seen
 from lightning_cam.methods import grad_cam
 from lightning_cam.registry import Registry
-from lightning_cam.targets.target import find
+from lightning_cam.targets import find
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_several_layers_share_one_look_also_on_parallel_branches():
 
     net, x = Branches(), images()
     names = ["left.features.0", "left.features", "right.features"]
-    with watch(net, names) as look_at:
-        look = look_at(x, find(2))
+    with open_session(net, names) as session:
+        look = session.forward(x, find(2))
         together = [grad_cam(Seen(look, name)) for name in names]
     for name, heat in zip(names, together, strict=True):
         assert torch.allclose(heat, explain(net, x, layer=name, target=2).heat, rtol=1e-12, atol=0)

@@ -5,8 +5,7 @@ import sys
 import textwrap
 
 import pytest
-from lightning.pytorch.loggers import Logger
-from nets import STRICT, cam, fit
+from nets import STRICT, Diary, cam, fit
 
 from lightning_cam import methods, metrics
 from lightning_cam.registry import METHODS, METRICS, TARGETS
@@ -64,22 +63,6 @@ def diary(logger, tag, picture, step) -> None:
 '''
 
 
-class Diary(Logger):
-    """A tracker nobody knows."""
-
-    name, version = "diary", 0
-
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def log_metrics(self, metrics, step=None):
-        pass
-
-    def log_hyperparams(self, *args, **options):
-        pass
-
-
 @pytest.fixture
 def module(tmp_path, monkeypatch):
     """Writes a module, imports it by its name if asked to, and forgets it and what it taught afterwards."""
@@ -134,7 +117,7 @@ def test_a_target_is_used_by_its_path_alone(module, tmp_path):
     module("my_target", TARGET, imported=False)
     callback = cam(target=["label", "my_target.margin"], on_error="raise")
     assert fit(tmp_path, callback).global_step == 12
-    assert len(callback._histories["relu/grad_cam"].heats[0]) == 8
+    assert len(callback.history["relu/grad_cam"].heats[0]) == 8
 
 
 def test_a_sink_in_a_file_of_its_own_serves_its_logger(module, tmp_path):

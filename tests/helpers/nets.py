@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -17,6 +18,7 @@ from lightning_cam import CAMCallback, Style
 
 SMALL = Style(tile=32)
 SIDE = 8
+BOXES = dict(samples=4, regions="box")  # a callback's batch
 
 # warnings are errors, but for what Lightning and torch have to say of tiny runs on a CPU
 STRICT = [
@@ -163,6 +165,13 @@ class Net(L.LightningModule):
         return [kind], [torch.optim.lr_scheduler.StepLR(kind, 1, 0.7)] if self.schedule else []
 
 
+class Quiet(Net):
+    """Logs nothing, as a barebones run wishes."""
+
+    def log(self, *args: Any, **options: Any) -> None:
+        pass
+
+
 def loader(n: int = 12, shuffle: bool = False, workers: int = 0, size: int = 3, **options: Any) -> DataLoader:
     return DataLoader(Pictures(n, **options), size, shuffle=shuffle, num_workers=workers)
 
@@ -189,6 +198,28 @@ def fit(folder: Path, callback: Any = None, net: Any = None, *, train: Any = Non
     train = loader(24, shuffle=True, size=4) if train is None else train
     run.fit(Net() if net is None else net, train, loader() if val is None else None if val == "none" else val)
     return run
+
+
+def boxed_fit(folder: Path, callback: Any = None, net: Any = None, **options: Any) -> Any:
+    """The same, on samples with boxes."""
+    train = loader(24, size=4, shuffle=True, form="dict")
+    return fit(folder, callback, net, train=train, val=loader(form="dict"), **options)
+
+
+class Diary(Logger):
+    """A tracker nobody knows."""
+
+    name, version = "diary", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[Any] = []
+
+    def log_metrics(self, metrics: Any, step: Any = None) -> None:
+        pass
+
+    def log_hyperparams(self, *args: Any, **options: Any) -> None:
+        pass
 
 
 class Recorder(L.Callback):

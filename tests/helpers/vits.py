@@ -1,8 +1,16 @@
-"""Tiny float64 vision transformers: any prefix, any pooling, any way to call attention."""
+"""Tiny vision transformers: own ones in float64 of any prefix, pooling and way to call attention, and two libraries'."""
 
+from typing import Any
+
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+
+from lightning_cam.capture.session import open_session
+from lightning_cam.capture.seen import Seen
+from lightning_cam.targets import find
 
 HEADS, WIDTH = 2, 8
 
@@ -68,6 +76,12 @@ class ViT(nn.Module):
         return self.read(self.blocks(self.embed(x)))
 
 
+def attention_of(net: nn.Module, x: Tensor, target: Any = 0, layer: str = "blocks.0") -> Any:
+    """The attention captured in one look behind this layer."""
+    with open_session(net, [layer]) as session:
+        return Seen(session.forward(x, find(target)), layer).attention
+
+
 class TwoTowers(nn.Module):
     """As CLIP: an image tower and a text tower, run side by side; returns both embeddings."""
 
@@ -83,3 +97,17 @@ class TwoTowers(nn.Module):
 
 def photos(b: int = 3, seed: int = 7) -> Tensor:
     return torch.randn(b, 3, 8, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def torchvision_vit(layers: int = 2, heads: int = 2, width: int = 8) -> VisionTransformer:
+    """torchvision's, for images of 32 x 32, with a head that is not zero as theirs is at first."""
+    torch.manual_seed(0)
+    net = VisionTransformer(32, 8, layers, heads, width, 2 * width, num_classes=5)
+    nn.init.normal_(net.heads.head.weight)
+    return net
+
+
+def timm_vit(size: int | tuple[int, int] = 32, depth: int = 2, **options: Any) -> nn.Module:
+    """timm's, of patches of 16."""
+    torch.manual_seed(0)
+    return timm.create_model("vit_tiny_patch16_224", img_size=size, depth=depth, num_classes=5, **options)

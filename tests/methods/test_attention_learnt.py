@@ -9,6 +9,8 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from lightning_cam import explain
 
+pytestmark = pytest.mark.slow  # two transformers are trained
+
 PATCH, GRID, CLASSES = 8, 6, 4
 ANYWHERE = ["attention_relevance", "le_grad"]  # follow what the class token gathered in any block
 # of two blocks the first gave the class token all it needs here, so the last attention, which these are about, tells little

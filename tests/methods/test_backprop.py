@@ -2,22 +2,23 @@
 
 import pytest
 import torch
+from compare import close
+from maps import AT_IMAGE, CLASSES, EVERY, heat
 from reference import REFERENCES
-from test_gradient import AT_IMAGE, EVERY
-from test_methods import CLASSES, close, heat
 from torch import nn
 from traces import model_state, modes
 from zoo import ZOO, InPlace, Net, flatten_linear, gap_linear, gap_mlp, images
 
 from lightning_cam import explain
-from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.session import open_session
 from lightning_cam.capture.seen import Seen
 from lightning_cam.methods.backprop import full_gradients
-from lightning_cam.targets.target import find
+from lightning_cam.targets import find
 
 # ---- paths -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_integrated_gradients_sum_to_what_the_score_gains():
     net, x = flatten_linear(), images()
     gain = (net(x) - net(torch.zeros_like(x))).detach()[range(3), CLASSES]
@@ -61,8 +62,8 @@ def batch_normed():
 @pytest.mark.parametrize("net", [*(ZOO[name] for name in ZOO if name != "gap_mlp"), batch_normed, InPlace])
 def test_full_gradients_sum_to_the_score(net):
     net, x = net(), images()
-    with watch(net, ["features"]) as look_at:
-        seen = Seen(look_at(x, find(torch.tensor(CLASSES))), "features")
+    with open_session(net, ["features"]) as session:
+        seen = Seen(session.forward(x, find(torch.tensor(CLASSES))), "features")
         of_image, of_biases = full_gradients(seen)
         total = of_image.flatten(1).sum(1) + sum(term.flatten(1).sum(1) for term in of_biases)
         close(total, seen.score, 1e-12)
@@ -80,8 +81,8 @@ def test_full_gradients_of_whole_networks_sum_to_the_score(name):
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.normal_(module.bias, std=0.1)
     layer = "layer4" if name == "resnet18" else "features"
-    with watch(net, [layer]) as look_at:
-        seen = Seen(look_at(torch.randn(2, 3, 64, 64), find(1)), layer)
+    with open_session(net, [layer]) as session:
+        seen = Seen(session.forward(torch.randn(2, 3, 64, 64), find(1)), layer)
         of_image, of_biases = full_gradients(seen)
     total = of_image.flatten(1).sum(1) + sum(term.flatten(1).sum(1) for term in of_biases)
     # ReLU6's upper bend is a bias that belongs to no module, so mobilenet_v2 is complete only where it is not reached
@@ -140,16 +141,16 @@ def test_what_needs_the_image_says_where_its_gradient_ends():
 def test_changed_activations_are_not_written_to():
     """An in-place ReLU behind the layer works on a copy of what is put in its place."""
     net, x = InPlace(), images()
-    with watch(net, ["features"]) as look_at:
-        seen = Seen(look_at(x, find(2)), "features")
+    with open_session(net, ["features"]) as session:
+        seen = Seen(session.forward(x, find(2)), "features")
         put = torch.randn_like(seen.activation)
         before = put.clone()
-        score = seen.replay(activation=put)
+        score = seen.rerun(activation=put)
         close(score, seen.rescore(0, activation=put), 1e-12)
         assert torch.equal(put, before)
-        close(seen.replay(image=x).detach(), seen.score, 1e-12)
+        close(seen.rerun(image=x).detach(), seen.score, 1e-12)
         changed = put.clone().requires_grad_()
-        (g,) = torch.autograd.grad(seen.replay(activation=changed).sum(), changed)
+        (g,) = torch.autograd.grad(seen.rerun(activation=changed).sum(), changed)
         close(g, (put > 0) * net.classifier.weight.detach()[2, :, None, None] / 20, 1e-12)
 
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from events import read_events
 from nets import cam, fit, loader
 from reference_perturbation import enlarged
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from zoo import gap_linear, images
 
 from lightning_cam import explain
@@ -113,7 +113,7 @@ def test_the_callback_logs_one_fused_sheet_instead_of_one_a_layer(tmp_path):
     pair = [cam(["trunk.0", "last"], ["grad_cam", "activation_mean"], fuse="mean"), cam(["trunk.0", "last"], fuse=None)]
     fit(tmp_path, pair, logger=logger, enable_checkpointing=True)
     tags = {"cam/fused/grad_cam", "cam/fused/activation_mean", "cam/trunk.0/grad_cam", "cam/last/grad_cam"}
-    images = EventAccumulator(logger.log_dir, {"images": 0}).Reload().Tags()["images"]
+    images = read_events(logger.log_dir).Tags()["images"]
     assert set(images) == tags | {f"{tag}/filmstrip" for tag in tags}
     assert {tag for tag in pair[0].state_dict() if "/" in tag} == {"fused/grad_cam", "fused/activation_mean"}
 

@@ -4,33 +4,19 @@ import pytest
 import reference_full  # noqa: F401  references are bound by import
 import reference_gradient  # noqa: F401
 import torch
+from compare import close
+from maps import AT_IMAGE, AT_LAYER, CLASSES, EVERY, combined, heat
 from reference import REFERENCES, Case
-from test_methods import CLASSES, close, heat
 from torch import nn
 from zoo import ZOO, InPlace, Net, conv_head, flatten_linear, gap_linear, gap_mlp, images, max_pool
 
 from lightning_cam import explain
-from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.session import open_session
 from lightning_cam.capture.seen import Seen
 from lightning_cam.methods import METHODS
-from lightning_cam.targets.target import find
+from lightning_cam.targets import find
 
 LINEAR = ["grad_cam", "hires_cam", "x_grad_cam", "shapley_cam", "integrated_grad_cam", "integrated_gradients"]
-AT_LAYER = [
-    *("grad_cam", "hires_cam", "x_grad_cam", "layer_cam", "grad_cam_elementwise", "grad_cam_pp", "grad_cam_pp_normalized"),
-    *(
-        "eigen_cam",
-        "eigen_grad_cam",
-        "seg_eigen_cam",
-        "kpca_cam",
-        "fem",
-        "shapley_cam",
-        "integrated_grad_cam",
-        "integrated_gradients",
-    ),
-]
-AT_IMAGE = ["full_grad", "guided_grad_cam"]
-EVERY = AT_LAYER + AT_IMAGE
 
 
 @pytest.mark.parametrize("head", ZOO)
@@ -140,10 +126,6 @@ def test_shapley_cam_is_grad_cam_where_the_rest_is_piecewise_linear():
     assert (bent - flat).abs().max() > 0.01 * flat.abs().max()
 
 
-def combined(logits, label):
-    return 2 * logits[:, 1] - 3 * logits[:, 2]
-
-
 @pytest.mark.parametrize("method", LINEAR)
 def test_linear_methods_are_linear_in_the_target(method):
     net, x = flatten_linear(), images()
@@ -246,8 +228,8 @@ def test_grad_cam_does_see_a_difference_before_and_behind_a_relu():
 def test_an_in_place_relu_behind_the_layer_changes_nothing(method):
     """The maps are those of the tensor that pooling reads, as if the ReLU were the layer."""
     x, net = images(), InPlace()
-    with watch(net, ["features"]) as look_at:
-        seen = Seen(look_at(x, find(2)), "features")
+    with open_session(net, ["features"]) as session:
+        seen = Seen(session.forward(x, find(2)), "features")
         found, a = METHODS.find(method).function(seen), seen.activation.clone()
         assert torch.equal(seen.activation, a)
     if method not in AT_IMAGE:

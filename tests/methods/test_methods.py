@@ -6,23 +6,14 @@ from pathlib import Path
 import pytest
 import reference
 import torch
+from compare import close
+from maps import CLASSES, combined, heat
 from reference import REFERENCES, Case
 from torch import nn
 from zoo import ZOO, InPlace, conv_head, flatten_linear, gap_linear, images, max_pool
 
 from lightning_cam import explain, methods
 from lightning_cam.capture.seen import Seen
-
-CLASSES = [2, 0, 3]
-
-
-def heat(net, x, method, classes=CLASSES, layer="features"):
-    return explain(net, x, layer=layer, method=method, target=torch.tensor(classes)).heat
-
-
-def close(a, b, tolerance=1e-10):
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-30)
 
 
 def test_every_method_has_a_reference():
@@ -99,10 +90,6 @@ def test_activation_mean_of_a_convolutional_head_is_the_class_map():
 
 def test_maps_are_linear_in_the_target():
     net, x = flatten_linear(), images()
-
-    def combined(logits, label):
-        return 2 * logits[:, 1] - 3 * logits[:, 2]
-
     mixed = explain(net, x, layer="features", target=combined).heat
     close(mixed, 2 * heat(net, x, "grad_cam", [1] * 3) - 3 * heat(net, x, "grad_cam", [2] * 3), 1e-12)
 
@@ -143,12 +130,12 @@ def test_scaling_the_head_scales_the_map():
 
 
 def test_gradient_agrees_with_finite_differences():
-    from lightning_cam.capture.hooks import watch
-    from lightning_cam.targets.target import find
+    from lightning_cam.capture.session import open_session
+    from lightning_cam.targets import find
 
     net, x = flatten_linear(), images(1)
-    with watch(net, ["features"]) as look_at:
-        seen = Seen(look_at(x, find(2)), "features")
+    with open_session(net, ["features"]) as session:
+        seen = Seen(session.forward(x, find(2)), "features")
         g, a = seen.gradient, seen.activation
     place, step = (0, 4, 2, 3), 1e-4
     moved = a.clone()
@@ -170,12 +157,12 @@ def test_the_tensor_explained_is_the_one_an_in_place_relu_left():
 
 
 def test_in_place_rewriting_is_told():
-    from lightning_cam.capture.hooks import watch
-    from lightning_cam.targets.target import find
+    from lightning_cam.capture.session import open_session
+    from lightning_cam.targets import find
 
     for net, told in ((InPlace(), True), (InPlace(inplace=False), False)):
-        with watch(net, ["features"]) as look_at:
-            assert look_at(images(), find(1)).kept["features"].rewritten is told
+        with open_session(net, ["features"]) as session:
+            assert session.forward(images(), find(1)).kept["features"].rewritten is told
 
 
 def test_cam_refuses_heads_its_formula_does_not_fit():

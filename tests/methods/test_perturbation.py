@@ -6,30 +6,22 @@ from functools import partial
 import pytest
 import torch
 import torchvision
+from compare import close
+from maps import CLASSES, heat
 from reference import REFERENCES
 from reference_perturbation import enlarged, unit
 from torch import nn
 from zoo import ZOO, conv_head, gap_linear, images
 
 from lightning_cam import explain
-from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.session import open_session
 from lightning_cam.capture.seen import Seen
 from lightning_cam.methods import masking
 from lightning_cam.model.names import modules_by_name
 from lightning_cam.no_trace import no_trace
-from lightning_cam.targets.target import find
+from lightning_cam.targets import find
 
-CLASSES = [2, 0, 3]
 METHODS = ["ablation_cam", "recipro_cam", "score_cam", "ss_cam", "is_cam", "random_cam"]
-
-
-def heat(net, x, method, classes=CLASSES, layer="features"):
-    return explain(net, x, layer=layer, method=method, target=torch.tensor(classes)).heat
-
-
-def close(a, b, tolerance=1e-10):
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-30)
 
 
 @pytest.mark.parametrize("head", ZOO)
@@ -80,8 +72,8 @@ def test_ablation_weights_after_pooling_and_a_linear_head_are_in_closed_form(see
 def test_the_score_lost_per_activation_is_the_gradient_after_pooling_and_a_linear_head():
     """Slope form: (S - S_{A_k = 0}) / sum A_k = w_k / Z."""
     net, x = gap_linear(), images()
-    with watch(net, ["features"]) as look_at, no_trace(net):
-        seen = Seen(look_at(x, find(torch.tensor(CLASSES))), "features")
+    with open_session(net, ["features"]) as session, no_trace(net):
+        seen = Seen(session.forward(x, find(torch.tensor(CLASSES))), "features")
         a = seen.activation
         for i in range(3):
             for k in range(a.shape[1]):
@@ -131,8 +123,8 @@ def test_recipro_with_its_kernel_is_linear_in_places_too():
 
 def test_score_cam_weights_sum_to_one():
     net, x = ZOO["gap_mlp"](), images()
-    with watch(net, ["features"]) as look_at, no_trace(net):
-        seen = Seen(look_at(x, find(torch.tensor(CLASSES))), "features")
+    with open_session(net, ["features"]) as session, no_trace(net):
+        seen = Seen(session.forward(x, find(torch.tensor(CLASSES))), "features")
         maps, a = masking.score_cam(seen), seen.activation
         w = torch.linalg.lstsq(a.flatten(2).mT, maps.flatten(1)[:, :, None]).solution[:, :, 0]
     close(w.sum(1), torch.ones(3, dtype=torch.float64))
@@ -241,8 +233,8 @@ def real(request):
 def test_rescoring_the_tail_equals_whole_forwards_on_real_nets(real):
     """The reference changes the layer's output by a hook of its own and runs the whole net on the images one by one."""
     net, layer, x = real
-    with no_trace(net), watch(net, [layer]) as look_at:
-        seen = Seen(look_at(x, find(torch.tensor([3, 5]))), layer)
+    with no_trace(net), open_session(net, [layer]) as session:
+        seen = Seen(session.forward(x, find(torch.tensor([3, 5]))), layer)
         for i, c in enumerate((3, 5)):
             k = torch.arange(0, seen.activation.shape[1], max(1, seen.activation.shape[1] // 3))
             changed = seen.activation[i].repeat(len(k), 1, 1, 1)
@@ -251,7 +243,7 @@ def test_rescoring_the_tail_equals_whole_forwards_on_real_nets(real):
             found = seen.rescore(i, activation=changed)
             assert (found - seen.score[i]).abs().max() > 1e-4 * seen.score[i].abs()  # the change is felt
             for n, one in enumerate(changed):
-                put = partial(seen.look.kept[layer].layout.from_map, one[None])
+                put = partial(seen.forward.outputs[layer].layout.from_map, one[None])
                 handle = modules_by_name(net)[layer].register_forward_hook(lambda m, args, output, put=put: put(output))
                 expected = float(net(x[i : i + 1])[0, c].detach())
                 handle.remove()
@@ -282,8 +274,8 @@ def test_methods_are_deterministic_and_touch_no_global_random_state(method):
     from lightning_cam import methods
 
     net, x = gap_linear(), images()
-    with watch(net, ["features"]) as look_at:
-        seen = Seen(look_at(x, find(1)), "features")
+    with open_session(net, ["features"]) as session:
+        seen = Seen(session.forward(x, find(1)), "features")
         state = torch.get_rng_state()
         first = methods.find(method).function(seen)
         torch.rand(5)
@@ -331,8 +323,8 @@ def test_signals_and_volumes_are_perturbed_alike(sides):
     torch.manual_seed(0)
     net = nn.Sequential(conv(2, 4, 3, 2, 1), nn.ReLU(), pool(1), nn.Flatten(), nn.Linear(4, 3)).double().eval()
     x = torch.randn(2, 2, *(8, 6, 10)[:sides], dtype=torch.float64)
-    with watch(net, ["1"]) as look_at:
-        seen = Seen(look_at(x, find(1)), "1")
+    with open_session(net, ["1"]) as session:
+        seen = Seen(session.forward(x, find(1)), "1")
         expected = torch.einsum("c,bc...->b...", net[4].weight[1].detach(), seen.activation) / seen.activation[0, 0].numel()
         from lightning_cam import methods
 

@@ -2,18 +2,18 @@
 
 import pytest
 import torch
+from compare import close
+from maps import AT_IMAGE, AT_LAYER, CLASSES, EVERY, heat
 from reference import REFERENCES, Case
 from reference_gradient import centred, first_component
-from test_gradient import AT_IMAGE, AT_LAYER, EVERY
-from test_methods import CLASSES, close, heat
 from torch import nn
 from zoo import Net, conv_head, flatten_linear, gap_linear, gap_mlp, images
 
 from lightning_cam import explain
-from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.session import open_session
 from lightning_cam.capture.seen import Seen
 from lightning_cam.methods import METHODS
-from lightning_cam.targets.target import find
+from lightning_cam.targets import find
 
 # ---- signed, dead and vanishing ----------------------------------------------------------------------------------------
 
@@ -149,8 +149,8 @@ def test_signals_pictures_and_volumes_have_maps(method, sides):
     torch.manual_seed(0)
     net = nn.Sequential(conv(3, 5, 3, padding=1), nn.ReLU(), pool(1), nn.Flatten(), nn.Linear(5, 4)).double()
     x = torch.randn(2, 3, *SIDES[sides], dtype=torch.float64)
-    with watch(net, ["1"]) as look_at:
-        found = METHODS.find(method).function(Seen(look_at(x, find(1)), "1"))
+    with open_session(net, ["1"]) as session:
+        found = METHODS.find(method).function(Seen(session.forward(x, find(1)), "1"))
     assert found.shape == (2, *SIDES[sides]) and found.isfinite().all() and found.any()
     if method not in AT_IMAGE:
         same = "hires_cam" if method == "grad_cam" else method  # behind pooling; the other reference is for pictures

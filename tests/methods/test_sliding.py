@@ -4,8 +4,9 @@ import pytest
 import reference_gradient  # noqa: F401  references are bound by import
 import torch
 import torch.nn.functional as F
+from compare import close
+from maps import CLASSES, heat
 from reference import REFERENCES
-from test_methods import CLASSES, close, heat
 from zoo import ZOO, gap_linear, images
 
 from lightning_cam import explain

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from compare import close
+from maps import CLASSES, heat
 from reference import REFERENCES
 from reference_perturbation import smooth_grad_cam_pp
 from torch import nn
@@ -10,17 +12,6 @@ from zoo import ZOO, flatten_linear, gap_linear, images
 from lightning_cam import explain, methods
 from lightning_cam.methods import flip_average, smooth
 from lightning_cam.registry import METHODS, Registry
-
-CLASSES = [2, 0, 3]
-
-
-def heat(net, x, method, classes=CLASSES, layer="features"):
-    return explain(net, x, layer=layer, method=method, target=torch.tensor(classes)).heat
-
-
-def close(a, b, tolerance=1e-10):
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-30)
 
 
 def noisy(x, n, sigma, seed):

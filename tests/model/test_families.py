@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from compare import close_and_alive as close
 from families import made, plain
 from torch import nn
 from torchvision import models
@@ -90,12 +91,6 @@ TOKENS = {
     "deit, distilled": (by_timm("deit_tiny_distilled_patch16_224", img_size=SIZE, depth=3), "blocks.2.norm1", 2, SIZE),
     "timm vit, pooled by attention": (timm_vit(img_size=SIZE, global_pool="map", class_token=False), "norm", 0, SIZE),
 }
-
-
-def close(a, b, tolerance=1e-4):
-    assert a.shape == b.shape
-    assert b.any()
-    assert (a - b).abs().max() <= tolerance * b.abs().max()
 
 
 @pytest.mark.parametrize("family", POOLED)
@@ -217,6 +212,7 @@ def test_a_u_net_is_explained_at_its_bottleneck(nested, layer):
     assert found.heat.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [detection.fasterrcnn_resnet50_fpn, detection.retinanet_resnet50_fpn])
 def test_a_detector_is_explained_at_the_last_map_of_its_backbone(make):
     torch.manual_seed(0)
@@ -237,6 +233,7 @@ def test_a_detector_is_explained_at_the_last_map_of_its_backbone(make):
         explain(net, x)
 
 
+@pytest.mark.slow
 def test_a_detector_without_any_detection_has_the_same_default_layer_and_no_map():
     net = detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, box_score_thresh=0.99).eval()
     found = explain(net, torch.rand(1, 3, *SIZE), target="detection")

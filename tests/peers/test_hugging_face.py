@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from compare import close_and_alive as close
 from families import made, plain
 
 from lightning_cam import explain
@@ -11,12 +12,6 @@ pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
 VIT = dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, image_size=64, patch_size=16)
 STAGES = dict(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1])
-
-
-def close(a, b, tolerance=1e-4):
-    assert a.shape == b.shape
-    assert b.any()
-    assert (a - b).abs().max() <= tolerance * b.abs().max()
 
 
 def of(kind, task="ImageClassification", **options):

@@ -6,29 +6,20 @@ A known divergence is asserted, so that a change there is noticed.
 import pytest
 import torch
 import torch.nn.functional as F
+from compare import close
+from maps import CLASSES, heat
 from torch import nn
 from zoo import flatten_linear, gap_linear, gap_mlp, images
 
-from lightning_cam import explain
-from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.session import open_session
 from lightning_cam.capture.seen import Seen
 from lightning_cam.methods import masking
 from lightning_cam.no_trace import no_trace
-from lightning_cam.targets.target import find
+from lightning_cam.targets import find
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
-CLASSES = [2, 0, 3]
 FINE, COARSE = "features.1", "features"  # a map of the image's own size, and one of half of it
-
-
-def heat(net, x, method, layer):
-    return explain(net, x, layer=layer, method=method, target=torch.tensor(CLASSES)).heat
-
-
-def close(a, b, tolerance):
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max()
 
 
 def far(a, b, least=0.01):
@@ -57,10 +48,15 @@ def scaled(maps):
     return maps / maps.amax((1, 2), keepdim=True)
 
 
+def resized(maps, size):
+    """As pytorch-grad-cam shows them: scaled, resized, and scaled again."""
+    return scaled(F.interpolate(scaled(maps)[:, None], size, mode="bilinear", align_corners=False)[:, 0])
+
+
 def with_masks(net, x, layer, masks_of, monkeypatch):
     """Our map with masks made otherwise."""
     monkeypatch.setattr(masking, "_masks", masks_of)
-    return heat(net, x, "score_cam", layer)
+    return heat(net, x, "score_cam", layer=layer)
 
 
 def low_first(a, size):
@@ -85,7 +81,7 @@ def case():
 
 def test_torchcams_score_cam_is_equal_where_nothing_is_resized(case):
     net, x = case
-    close(heat(net, x, "score_cam", FINE).relu(), torchcam("ScoreCAM", net, FINE, x), 1e-5)
+    close(heat(net, x, "score_cam", layer=FINE).relu(), torchcam("ScoreCAM", net, FINE, x), 1e-5)
 
 
 def test_torchcams_score_cam_scales_masks_before_it_resizes_them(case, monkeypatch):
@@ -93,13 +89,13 @@ def test_torchcams_score_cam_scales_masks_before_it_resizes_them(case, monkeypat
     with torch.no_grad():
         net.head[-1].weight *= 100  # lest the softmax over channels is uniform whatever the masks are
     theirs = torchcam("ScoreCAM", net, COARSE, x)
-    far(heat(net, x, "score_cam", COARSE).relu(), theirs)
+    far(heat(net, x, "score_cam", layer=COARSE).relu(), theirs)
     close(with_masks(net, x, COARSE, low_first, monkeypatch).relu(), theirs, 1e-4)
 
 
 def test_grad_cam_packages_score_cam_is_equal_where_nothing_is_resized(case):
     net, x = case
-    close(scaled(heat(net, x, "score_cam", FINE)), grad_cam_package("ScoreCAM", net, FINE, x), 1e-5)
+    close(scaled(heat(net, x, "score_cam", layer=FINE)), grad_cam_package("ScoreCAM", net, FINE, x), 1e-5)
 
 
 def test_grad_cam_packages_score_cam_aligns_corners(case, monkeypatch):
@@ -107,12 +103,9 @@ def test_grad_cam_packages_score_cam_aligns_corners(case, monkeypatch):
     with torch.no_grad():
         net.head[-1].weight *= 100
 
-    def shown(maps):
-        return scaled(F.interpolate(scaled(maps)[:, None], x.shape[2:], mode="bilinear", align_corners=False)[:, 0])
-
     theirs = grad_cam_package("ScoreCAM", net, COARSE, x)
-    far(shown(heat(net, x, "score_cam", COARSE)), theirs)
-    close(shown(with_masks(net, x, COARSE, corners, monkeypatch)), theirs, 1e-4)
+    far(resized(heat(net, x, "score_cam", layer=COARSE), x.shape[2:]), theirs)
+    close(resized(with_masks(net, x, COARSE, corners, monkeypatch), x.shape[2:]), theirs, 1e-4)
 
 
 def raised(net, x, above):
@@ -126,13 +119,13 @@ def raised(net, x, above):
 def test_grad_cam_packages_ablation_cam_is_equal_for_positive_scores_of_rectified_maps(case):
     net, x = case
     raised(net, x, above=True)
-    close(scaled(heat(net, x, "ablation_cam", FINE)), grad_cam_package("AblationCAM", net, FINE, x), 1e-4)
+    close(scaled(heat(net, x, "ablation_cam", layer=FINE)), grad_cam_package("AblationCAM", net, FINE, x), 1e-4)
 
 
 def test_grad_cam_packages_ablation_cam_turns_over_where_the_score_is_negative(case):
     net, x = case
     raised(net, x, above=False)
-    ours, theirs = heat(net, x, "ablation_cam", FINE), grad_cam_package("AblationCAM", net, FINE, x)
+    ours, theirs = heat(net, x, "ablation_cam", layer=FINE), grad_cam_package("AblationCAM", net, FINE, x)
     close(scaled(-ours), theirs, 1e-4)
     far(scaled(ours), theirs, 0.1)
 
@@ -146,13 +139,10 @@ def test_grad_cam_packages_ablation_cam_sinks_ten_million_deeper_with_every_chan
     net.features[3] = nn.Identity()
     raised(net, x, above=True)
 
-    def shown(maps):
-        return scaled(F.interpolate(scaled(maps)[:, None], x.shape[2:], mode="bilinear", align_corners=False)[:, 0])
-
     theirs = grad_cam_package("AblationCAM", net, COARSE, x)
-    far(shown(heat(net, x, "ablation_cam", COARSE)), theirs, 0.1)
+    far(resized(heat(net, x, "ablation_cam", layer=COARSE), x.shape[2:]), theirs, 0.1)
     w = net.head[-1].weight.detach()[CLASSES] * torch.arange(1, 7)
-    close(shown(torch.einsum("bc,bcuv->buv", w, net.features(x).detach())), theirs, 1e-3)
+    close(resized(torch.einsum("bc,bcuv->buv", w, net.features(x).detach()), x.shape[2:]), theirs, 1e-3)
 
 
 def test_torchcams_is_cam_shows_masks_of_up_to_five_and_a_half(case):
@@ -160,9 +150,9 @@ def test_torchcams_is_cam_shows_masks_of_up_to_five_and_a_half(case):
     with torch.no_grad():
         net.head[-1].weight *= 100
     theirs = torchcam("ISCAM", net, FINE, x)
-    far(heat(net, x, "is_cam", FINE).relu(), theirs)
-    with no_trace(net), watch(net, [FINE]) as look_at:
-        seen = Seen(look_at(x, find(torch.tensor(CLASSES))), FINE)
+    far(heat(net, x, "is_cam", layer=FINE).relu(), theirs)
+    with no_trace(net), open_session(net, [FINE]) as session:
+        seen = Seen(session.forward(x, find(torch.tensor(CLASSES))), FINE)
         summed = [sum(j / 10 for j in range(1, i + 1)) for i in range(1, 11)]
         assert summed[-1] == pytest.approx(5.5)
         close(masking._weighted(seen, [masking._times(factor) for factor in summed], 64).relu(), theirs, 1e-4)
@@ -170,16 +160,16 @@ def test_torchcams_is_cam_shows_masks_of_up_to_five_and_a_half(case):
 
 def test_torchcams_smooth_grad_cam_pp_is_equal_without_noise_where_the_gradient_is_constant():
     net, x = gap_linear().float(), images().float()
-    ours = heat(net, x, {"smooth_grad_cam_pp": {"sigma": 0.0}}, COARSE)
+    ours = heat(net, x, {"smooth_grad_cam_pp": {"sigma": 0.0}}, layer=COARSE)
     close(torchcam("SmoothGradCAMpp", net, COARSE, x, std=1e-12), ours.relu(), 1e-3)  # its eps is absolute
 
 
 def test_torchcams_smooth_grad_cam_pp_takes_the_last_noisy_activation():
     """After pooling and a linear head noise changes no gradient, so the paper's map is the same at any noise; theirs is not."""
     net, x = gap_linear().float(), images().float()
-    close(heat(net, x, {"smooth_grad_cam_pp": {"sigma": 0.3}}, COARSE), heat(net, x, "grad_cam_pp", COARSE), 1e-5)
+    close(heat(net, x, {"smooth_grad_cam_pp": {"sigma": 0.3}}, layer=COARSE), heat(net, x, "grad_cam_pp", layer=COARSE), 1e-5)
     torch.manual_seed(0)
-    far(torchcam("SmoothGradCAMpp", net, COARSE, x, std=0.3), heat(net, x, "grad_cam_pp", COARSE).relu(), 0.05)
+    far(torchcam("SmoothGradCAMpp", net, COARSE, x, std=0.3), heat(net, x, "grad_cam_pp", layer=COARSE).relu(), 0.05)
 
 
 def test_torchcams_smooth_grad_cam_pp_multiplies_before_it_sums():
@@ -187,5 +177,5 @@ def test_torchcams_smooth_grad_cam_pp_multiplies_before_it_sums():
     net, x = flatten_linear().float(), images().float()
     with torch.no_grad():
         net.head[-1].weight *= 100
-    ours = heat(net, x, {"smooth_grad_cam_pp": {"sigma": 0.0}}, COARSE)
+    ours = heat(net, x, {"smooth_grad_cam_pp": {"sigma": 0.0}}, layer=COARSE)
     far(torchcam("SmoothGradCAMpp", net, COARSE, x, std=1e-12), ours.relu(), 0.02)

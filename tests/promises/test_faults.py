@@ -1,19 +1,18 @@
 """Promise 5: the callback never ends a run. Faults are injected, and what is left afterwards is looked at."""
 
 import functools
-import gc
 import warnings
 from collections import Counter
 
 import pytest
 import torch
+from events import read_events
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from nets import STRICT, Net, Recorder, cam, fit, loader
+from nets import BOXES, STRICT, Diary, Net, Recorder, boxed_fit, cam, fit, loader
 from traces import Trace, differences, model_state, modes, random_states, traced
 
 from lightning_cam import Schedule, metrics
-from lightning_cam.render import text
 
 pytestmark = STRICT
 
@@ -101,7 +100,7 @@ def test_the_first_look_raises_and_leaves_nothing_behind_after_an_error_in(case,
     assert len(after) == 1 and before.kept[-1] == after[0]
     if case in ("a_method", "a_metric", "a_target", "the_models_forward"):
         assert type(error.value) is Broken
-    assert callback._batch is None
+    assert callback.watcher.batch is None
 
 
 def test_the_comparison_after_an_error_catches_a_hook_left_behind(tmp_path):
@@ -160,33 +159,17 @@ def test_a_keyboard_interrupt_in_a_method_stops_the_run_cleanly(tmp_path):
 # trackers and disks
 
 
-class Tracker(TensorBoardLogger):
-    """Fails on writing pictures from a certain call on, each time in other words."""
+class Tracker(Diary):
+    """Takes pictures by ``log_image`` and fails from a certain call on, each time in other words."""
 
-    def __init__(self, folder, from_call):
-        super().__init__(folder)
+    def __init__(self, from_call):
+        super().__init__()
         self.from_call, self.calls = from_call, 0
-
-    @property
-    def experiment(self):
-        return self
 
     def log_image(self, key, images, step):
         self.calls += 1
         if self.calls >= self.from_call:
             raise ConnectionError(f"request {self.calls} failed")
-
-    def log_metrics(self, metrics, step):
-        pass
-
-    def log_hyperparams(self, *args, **options):
-        pass
-
-    def save(self):
-        pass
-
-    def finalize(self, status):
-        pass
 
 
 class Numbers(Tracker):
@@ -197,39 +180,26 @@ class Numbers(Tracker):
             raise ConnectionError("no route")
 
 
-@pytest.fixture
-def by_log_image(monkeypatch):
-    """Serve the trackers above by their own class name."""
-    from lightning_cam.sinks import log_image
-    from lightning_cam.sinks.registry import _KNOWN
-
-    monkeypatch.setitem(_KNOWN, "Tracker", log_image)
-
-
 @pytest.mark.parametrize("from_call", [1, 3])
-def test_a_tracker_that_fails_is_one_warning_and_the_others_are_served(from_call, tmp_path, by_log_image):
-    broken, good = Tracker(tmp_path / "a", from_call), TensorBoardLogger(tmp_path / "b")
+def test_a_tracker_that_fails_is_one_warning_and_the_others_are_served(from_call, tmp_path):
+    broken, good = Tracker(from_call), TensorBoardLogger(tmp_path)
     runs = []
     found = caught(lambda: runs.append(fit(tmp_path, cam(), logger=[broken, good], max_epochs=3)))
     assert runs[0].current_epoch == 3 and runs[0].global_step == 18
     assert len(found) == 1 and "Tracker" in found[0] and "ConnectionError" in found[0]
     assert broken.calls == 8  # sheet and filmstrip, at the baseline and three epochs: it is asked again each time
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(good.log_dir, {"images": 0}).Reload()
+    events = read_events(good.log_dir)
     assert len(events.Images("cam/relu/grad_cam")) == 4
 
 
-def test_a_tracker_that_refuses_the_baseline_numbers_is_one_warning(tmp_path, by_log_image):
-    data = dict(form="dict")
-    one = functools.partial(fit, tmp_path, cam(batch=dict(samples=4, regions="box")), logger=Numbers(tmp_path, 99))
-    found = caught(lambda: one(train=loader(24, size=4, **data), val=loader(**data)))
+def test_a_tracker_that_refuses_the_baseline_numbers_is_one_warning(tmp_path):
+    found = caught(lambda: boxed_fit(tmp_path, cam(batch=BOXES), logger=Numbers(99)))
     assert len(found) == 1 and "Numbers" in found[0]
 
 
-def test_a_tracker_that_fails_raises_if_so_wished(tmp_path, by_log_image):
+def test_a_tracker_that_fails_raises_if_so_wished(tmp_path):
     with pytest.raises(ConnectionError):
-        fit(tmp_path, cam(on_error="raise"), logger=Tracker(tmp_path, 3))
+        fit(tmp_path, cam(on_error="raise"), logger=Tracker(3))
 
 
 def test_a_disk_that_takes_nothing_is_one_warning(tmp_path):
@@ -242,17 +212,6 @@ def test_a_disk_that_takes_nothing_is_one_warning(tmp_path):
 
 
 def test_an_unknown_logger_is_one_warning_and_files_are_written(tmp_path):
-    from lightning.pytorch.loggers import Logger
-
-    class Diary(Logger):
-        name, version = "diary", 0
-
-        def log_metrics(self, metrics, step=None):
-            pass
-
-        def log_hyperparams(self, *args, **options):
-            pass
-
     found = caught(lambda: fit(tmp_path, cam(), logger=Diary()))
     assert len(found) == 1 and "Diary" in found[0] and "TensorBoardLogger" in found[0]
     assert list(tmp_path.rglob("cam/relu/grad_cam/step_*.jpg"))
@@ -272,15 +231,14 @@ def poisoned(value):
 def test_maps_without_a_number_are_shown_and_their_metric_is_nan(value, scale, tmp_path):
     from lightning_cam import Style
 
-    data = dict(form="dict")
     callback = cam(
         layer="trunk",
         method=["activation_mean", "grad_cam"],
-        batch=dict(samples=4, regions="box"),
+        batch=BOXES,
         style=Style(tile=32, scale=scale),
         on_error="raise",
     )
-    run = fit(tmp_path, callback, poisoned(value), train=loader(24, size=4, **data), val=loader(**data))
+    run = boxed_fit(tmp_path, callback, poisoned(value))
     assert run.global_step == 12
     logged = {name: float(v) for name, v in run.callback_metrics.items() if name.startswith("cam")}
     for name, v in logged.items():
@@ -311,60 +269,6 @@ def test_a_monitored_metric_that_is_undefined_at_first_ends_no_run(tmp_path):
 
 def test_a_batch_of_one_works(tmp_path):
     assert fit(tmp_path, cam(batch=1, on_error="raise")).global_step == 12
-
-
-# memory
-
-
-def growth(folder, callback, looks=(10, 30)):
-    """How many more tensors live after the second of two looks than after the first."""
-    pass
-
-    def live(run, model):
-        if run.current_epoch + 1 not in looks:
-            return None
-        text.forget()  # set type, of bounded number
-        gc.collect()
-        return sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
-
-    counts, data = Recorder(live, "on_train_epoch_end"), dict(form="dict")
-    fit(folder, [callback, counts], train=loader(4, size=4, **data), val=loader(3, **data), max_epochs=looks[-1])
-    first, second = (count for count in counts.kept if count is not None)
-    return second - first
-
-
-def test_memory_does_not_grow_over_many_looks(tmp_path):
-    callback = cam(method=["grad_cam", "cam"], batch=dict(samples=4, regions="box"))
-    assert growth(tmp_path, callback) <= 2 * 2 * 20  # the history's own maps, views with their base, a look and method
-
-
-def test_the_check_of_memory_catches_maps_that_are_kept(tmp_path):
-    kept: list = []
-
-    def hoard(seen):
-        kept.append(seen)
-        return seen.gradient.mean(1)
-
-    assert growth(tmp_path, cam(method=hoard), (5, 10)) > 2 * 2 * 5
-
-
-def test_a_history_keeps_at_most_64_looks_the_first_and_the_last_among_them():
-    from lightning_cam.training.history import History
-
-    history = History()
-    for i in range(300):
-        history.add(str(i), torch.full((1, 2, 2), float(i)), float(i), float(i))
-    assert len(history.heats) == len(history.titles) == len(history.places) == 64
-    assert history.titles[0] == "0" and history.titles[-1] == "299" and history.highest == 299
-    gaps = [b - a for a, b in zip(history.places, history.places[1:], strict=False)]
-    assert max(gaps) <= 8 and [str(p) for p in history.places] == history.titles
-    assert [history.titles[i] for i in history.spread(2)] == ["0", "299"] and len(history.spread(8)) == 8
-
-
-def test_nothing_stays_on_the_callback_after_a_run(tmp_path):
-    callback = cam()
-    fit(tmp_path, callback)
-    assert callback._batch is None and callback._names == []
 
 
 def test_metrics_of_the_package_are_all_known_to_the_callback():

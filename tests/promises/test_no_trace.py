@@ -78,7 +78,10 @@ MATRIX = {
 }
 
 
-@pytest.mark.parametrize("case", MATRIX)
+SLOW = pytest.param("every_method", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("case", [*(case for case in MATRIX if case != "every_method"), SLOW])
 def test_training_is_bit_identical_with(case, tmp_path):
     callback, net, options = MATRIX[case]
     assert twins(tmp_path, cam(**callback), net=net, **options) == []

@@ -1,31 +1,18 @@
 """What cannot be shown is refused, and the message names what can."""
 
 import pytest
-import timm
 import torch
 from torch import nn
-from torchvision.models import SwinTransformer, VisionTransformer, resnet18
-from vits import ViT, photos
+from torchvision.models import SwinTransformer, resnet18
+from vits import ViT, photos, timm_vit, torchvision_vit
 from zoo import gap_linear, images
 
 from lightning_cam import explain
-from lightning_cam.capture.hooks import watch
+from lightning_cam.capture.session import open_session
 from lightning_cam.capture.seen import Seen
-from lightning_cam.targets.target import find
+from lightning_cam.targets import find
 
 ATTENTION = ["attention_rollout", "attention_relevance", "le_grad", "grad_eclip"]
-
-
-def torchvision_vit():
-    torch.manual_seed(0)
-    net = VisionTransformer(image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=5)
-    nn.init.normal_(net.heads.head.weight)
-    return net
-
-
-def timm_vit():
-    torch.manual_seed(0)
-    return timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +90,7 @@ def windowed():
 
 
 def cross():
-    net = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5, global_pool="map", class_token=False)
+    net = timm_vit(global_pool="map", class_token=False)
     return net, torch.rand(2, 3, 32, 32), r"'attn_pool' is from some tokens to others.*\(2, 3, 1, 4\).*grad_cam"
 
 
@@ -187,8 +174,8 @@ def tail(net, a, i):
 def test_several_calls_of_one_layer_share_a_look_and_are_changed_apart():
     net, x = Again(), images()
     names = ["relu#0", "relu", "relu#1"]
-    with watch(net, names) as look_at:
-        look = look_at(x, find(2))
+    with open_session(net, names) as session:
+        look = session.forward(x, find(2))
         for name in names:
             seen = Seen(look, name)
             assert torch.allclose(seen.rescore(1, activation=seen.activation[1:2]), seen.score[1:2], rtol=1e-12)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from events import read_events
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from nets import STRICT, Net, cam, fit, loader
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_cam import Schedule
 
@@ -55,7 +55,7 @@ def test_a_checkpoint_with_the_callbacks_state_loads_with_weights_only(whole):
 
 def test_a_resumed_run_shows_the_columns_of_an_uninterrupted_one(whole):
     _, straight, resumed, _ = whole
-    one, other = straight._histories[WHERE], resumed._histories[WHERE]
+    one, other = straight.history[WHERE], resumed.history[WHERE]
     assert one.titles == other.titles == ["start", "1", "2", "3", "4"]
     assert one.places == other.places and (one.lowest, one.highest) == (other.lowest, other.highest)
     assert all(torch.equal(a, b) for a, b in zip(one.heats, other.heats, strict=True))
@@ -63,7 +63,7 @@ def test_a_resumed_run_shows_the_columns_of_an_uninterrupted_one(whole):
 
 def test_the_pictures_of_a_resumed_run_are_those_of_an_uninterrupted_one(whole):
     folder, _, _, logger = whole
-    events = EventAccumulator(logger.log_dir, {"images": 0}).Reload()
+    events = read_events(logger.log_dir)
     straight = folder / "straight" / "cam" / "relu"
     last = events.Images("cam/relu/grad_cam/filmstrip")[-1].encoded_image_string
     assert last == (straight / "grad_cam" / "filmstrip.jpg").read_bytes()
@@ -84,14 +84,14 @@ def test_it_resumes_whatever_weights_only_says(whole, weights_only, tmp_path):
     one = trainer(tmp_path, [callback], max_epochs=3)
     path = folder / "broken" / "epoch=1.ckpt"
     one.fit(Net(), loader(24, size=4), loader(), ckpt_path=path, weights_only=weights_only)
-    assert callback._histories[WHERE].titles == ["start", "1", "2", "3"]
+    assert callback.history[WHERE].titles == ["start", "1", "2", "3"]
 
 
 def test_a_checkpoint_without_the_callbacks_state_resumes_with_a_column_of_its_own(whole, tmp_path):
     fit(tmp_path, ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1), max_epochs=2, enable_checkpointing=True)
     callback = cam()
     run(tmp_path / "b", callback, 3, ckpt=tmp_path / "epoch=1.ckpt")
-    assert callback._histories[WHERE].titles == ["at 2", "3"]
+    assert callback.history[WHERE].titles == ["at 2", "3"]
 
 
 def test_a_checkpoint_of_the_middle_of_an_epoch_resumes(tmp_path):
@@ -100,7 +100,7 @@ def test_a_checkpoint_of_the_middle_of_an_epoch_resumes(tmp_path):
     first = min(tmp_path.glob("*.ckpt"), key=lambda path: int(path.stem.rpartition("=")[2]))
     callback = cam()
     run(tmp_path / "b", callback, 1, ckpt=first, val_check_interval=0.5)
-    assert callback._histories[WHERE].titles == ["start", "0.5", "1"]
+    assert callback.history[WHERE].titles == ["start", "0.5", "1"]
 
 
 def test_a_run_without_the_callback_goes_on_from_a_checkpoint_with_it(whole, tmp_path):
@@ -133,9 +133,9 @@ def test_a_resumed_run_goes_on_with_the_frozen_reference(tmp_path):
     run(tmp_path / "straight", straight, 3)
     run(tmp_path / "broken", cam(target="projection", metrics=[]), 2)
     run(tmp_path / "resumed", resumed, 3, ckpt=tmp_path / "broken" / "epoch=1.ckpt")
-    assert straight._target.reference is not None
-    assert torch.equal(straight._target.reference, resumed._target.reference)
-    one, other = straight._histories[WHERE], resumed._histories[WHERE]
+    assert straight.watcher.target.reference is not None
+    assert torch.equal(straight.watcher.target.reference, resumed.watcher.target.reference)
+    one, other = straight.history[WHERE], resumed.history[WHERE]
     assert all(torch.equal(a, b) for a, b in zip(one.heats, other.heats, strict=True))
     run(tmp_path / "anew", straight, 1)
-    assert straight._histories[WHERE].titles == ["start", "1"]
+    assert straight.history[WHERE].titles == ["start", "1"]

@@ -8,15 +8,13 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from test_real import DATA, cropped, nets, picture, table  # noqa: F401 - fixtures
+from photographs import NEEDS_DATA, cropped, picture, table
 
 from lightning_cam import explain, methods
 from lightning_cam.heat import resize
 from lightning_cam.registry import METHODS
 
-pytestmark = pytest.mark.skipif(
-    not DATA.is_dir(), reason=f"no real photographs and weights at {DATA}; LIGHTNING_CAM_DATA names another place"
-)
+pytestmark = [NEEDS_DATA, pytest.mark.slow]
 TRANSFORMER = {"attention_rollout", "attention_relevance", "le_grad", "grad_eclip"}  # see methods/test_attention_learnt.py
 SPECS = {
     **{name: name for name in methods.names() if name not in {*TRANSFORMER, "random_cam"}},
@@ -52,7 +50,7 @@ def dropped(net, images, labels, heat, share=0.2):
 
 @pytest.mark.parametrize("kind", ["squeezenet", "mobilenet"])
 @pytest.mark.parametrize("method", SPECS)
-def test_deleting_the_hottest_pixels_costs_more_than_deleting_random_ones(kind, method, nets, photographs):  # noqa: F811
+def test_deleting_the_hottest_pixels_costs_more_than_deleting_random_ones(kind, method, nets, photographs):
     images, labels = photographs
     net = nets[kind].eval()
     if method in DEAR:
@@ -70,7 +68,7 @@ def rank_correlation(a, b):
     return float(((a * b).sum(1) / (a.square().sum(1) * b.square().sum(1)).sqrt()).mean())
 
 
-def test_maps_change_as_layers_are_drawn_anew_from_the_top(nets, photographs):  # noqa: F811
+def test_maps_change_as_layers_are_drawn_anew_from_the_top(nets, photographs):
     """Adebayo et al. 2018: an explanation that does not follow the weights explains something else.
 
     LayerCAM is printed only: rectified gradients of any head nearly give the activation mean (.94 and .72 here).

@@ -1,57 +1,25 @@
 """Real photographs and real weights: what maps show there is known, and is measured."""
 
-import csv
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
-import torchvision
-from cifar_resnet import CifarResNet
+from photographs import DATA, NEEDS_DATA, cropped, picture, table, whole
 from PIL import Image
-from torchvision.transforms import Compose, InterpolationMode, Normalize, Resize, ToTensor
+from torchvision.transforms import Compose, Normalize, ToTensor
 
 from lightning_cam import explain, metrics
 from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
 from lightning_cam.cli.image_file import MEAN, STD
 from lightning_cam.cli.main import main
-from lightning_cam.cli.models import fit_weights, read_weights
 from lightning_cam.heat import resize
 from lightning_cam.model.default_layer import find_default_layer
 from lightning_cam.targets.target import TargetScores
 
-DATA = Path(os.environ.get("LIGHTNING_CAM_DATA") or Path(__file__).parents[2] / "../shared/data")
-pytestmark = pytest.mark.skipif(
-    not DATA.is_dir(), reason=f"no real photographs and weights at {DATA}; LIGHTNING_CAM_DATA names another place"
-)
+pytestmark = [NEEDS_DATA, pytest.mark.slow]
 WALLABY = 104  # ImageNet has no kangaroo; this is the nearest
 CELLS = {"squeezenet": 13 * 13, "mobilenet": 7 * 7}
-
-cropped = torchvision.models.SqueezeNet1_0_Weights.DEFAULT.transforms()  # Resize 256, CenterCrop 224, ImageNet's normalisation
-whole = Compose([Resize((224, 224), InterpolationMode.BILINEAR), ToTensor(), Normalize(MEAN, STD)])
-
-
-@pytest.fixture(scope="module")
-def nets():
-    files = {
-        "squeezenet": (torchvision.models.squeezenet1_0(), "squeezenet1_0_imagenet_f16.npz"),
-        "mobilenet": (torchvision.models.mobilenet_v2(), "mobilenet_v2_imagenet_f16.npz"),
-        "cifar": (CifarResNet(), "cifar10_resnet20_f32.npz"),
-    }
-    for net, file in files.values():
-        fit_weights(net, read_weights(DATA / "models" / file), file)
-    return {name: net for name, (net, _) in files.items()}
-
-
-def table(path):
-    with (DATA / path).open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def picture(path):
-    return Image.open(DATA / path).convert("RGB")
 
 
 @pytest.fixture(scope="module")

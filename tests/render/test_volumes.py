@@ -4,16 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pictures import noise
 from torch import nn
 
 from lightning_cam import Batch, Style, explain, render
 from lightning_cam.data.collated import read_batch
 from lightning_cam.heat import maximum, rescale, resize, value_range
 from lightning_cam.render import colormap, curve, slices, views
-
-
-def noise(*shape, seed=0):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 class Net(nn.Module):
@@ -218,7 +215,7 @@ def fitted(folder, net, data, **options):
 def test_a_run_on_signals_or_volumes_is_drawn(sides, tmp_path):
     data = torch.utils.data.TensorDataset(noise(6, 2, *SIZES[sides]), torch.arange(6) % 3)
     callback = fitted(tmp_path, Net(sides), data, batch=4, style=Style(norm="symmetric"), metrics=[])
-    assert callback._histories["net.features/grad_cam"].titles == ["start", "1", "2"]
+    assert callback.history["net.features/grad_cam"].titles == ["start", "1", "2"]
     files = sorted(path.name for path in tmp_path.rglob("*.jpg"))
     assert "filmstrip.jpg" in files and len(files) == 3 * 4 + 3 + 1  # overlays, sheets, filmstrip
 
@@ -228,7 +225,7 @@ def test_a_multi_label_run_draws_the_positives_only(tmp_path):
     hot = torch.tensor([[1.0, 1, 0], [0, 0, 0], [0, 0, 1], [1, 1, 1]])
     data = torch.utils.data.TensorDataset(noise(4, 2, 16, 24), hot)
     callback = fitted(tmp_path, Net(2), data, batch=4, target="positives", metrics=["energy_inside"])
-    history = callback._histories["net.features/grad_cam"]
+    history = callback.history["net.features/grad_cam"]
     assert history.heats[0].shape == (12, 4, 6)
     absent = history.heats[0].isnan().flatten(1).all(1)
     assert absent.tolist() == [False, False, True, True, True, True, False, True, True, False, False, False]
@@ -236,16 +233,16 @@ def test_a_multi_label_run_draws_the_positives_only(tmp_path):
 
 
 def test_captions_tell_evidence_for_and_against_and_the_chance_of_each_positive():
-    from lightning_cam.capture.hooks import watch
+    from lightning_cam.capture.session import open_session
     from lightning_cam.data.batch import FixedBatch
     from lightning_cam.figures.captions import captions
-    from lightning_cam.targets.target import find
+    from lightning_cam.targets import find
 
     x, hot = noise(2, 2, 16, 24), torch.tensor([[1, 0, 1], [0, 1, 0]])
     batch = FixedBatch(x, hot, names=("a", "b"), classes=("cat", "dog", "cow"))
     heat = torch.tensor([[[[-2.0, 1.0]], [[-1.0, -3.0]]], [[[0.0, 0.0]], [[torch.nan, torch.nan]]]])
-    with watch(Net(2), ["features"]) as look_at:
-        look = look_at(x, find("positives"), hot)
+    with open_session(Net(2), ["features"]) as session:
+        look = session.forward(x, find("positives"), hot)
     p = (100 * look.output.sigmoid()).round().int().tolist()
     signed, plain = captions(batch, look, heat, "symmetric"), captions(batch, look, heat)
     lines = [f"cat {p[0][0]}%", f"cow {p[0][2]}%", f"dog {p[1][1]}%", "b"]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from events import read_events
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_cam import sinks
 from lightning_cam.render import Picture
@@ -32,7 +32,7 @@ def test_tensorboard_reads_back_what_was_written(tmp_path, encoding):
     logger = TensorBoardLogger(tmp_path)
     sinks.tensorboard(logger, "cam/layer/cam", picture(encoding), 7)
     sinks.tensorboard(logger, "cam/layer/cam", picture(encoding), 9)
-    events = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
+    events = read_events(logger.log_dir)
     assert events.Tags()["images"] == ["cam/layer/cam"]
     read = events.Images("cam/layer/cam")
     assert [event.step for event in read] == [7, 9]
