@@ -64,17 +64,18 @@ def written(folder, **init_args):
 
 def plain(callback):
     """What was configured, as comparable values."""
+    watcher = callback.watcher
     return {
-        "layers": callback.layers,
-        "methods": [m.label for m in callback.methods],
-        "metrics": [m.label for m in callback.metrics or []],
-        "target": callback.target,
+        "layers": watcher.layers,
+        "methods": [m.label for m in watcher.methods],
+        "metrics": [m.label for m in watcher.metrics or []],
+        "target": watcher.target_spec,
         "batch": callback.batch,
-        "style": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(callback.style).items()},
+        "style": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(watcher.style).items()},
         "schedule": callback.schedule,
-        "output": callback.output,
-        "tag": callback.tag,
-        "on_error": callback.watcher.notices.on_error,
+        "output": watcher.output,
+        "tag": watcher.tag,
+        "on_error": watcher.notices.on_error,
     }
 
 

@@ -12,8 +12,8 @@ from torchvision import models
 from zoo import conv_head, gap_linear, images
 
 from lightning_cam import Style, explain, methods
-from lightning_cam.capture.session import open_session
 from lightning_cam.capture.seen import Seen
+from lightning_cam.capture.session import open_session
 from lightning_cam.methods import grad_cam
 from lightning_cam.registry import Registry
 from lightning_cam.targets import find

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 from zoo import images
 
-from lightning_cam.capture.session import open_session
 from lightning_cam.capture.seen import Seen
+from lightning_cam.capture.session import open_session
 from lightning_cam.methods import grad_cam
 from lightning_cam.targets import find
 

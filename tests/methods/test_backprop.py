@@ -10,8 +10,8 @@ from traces import model_state, modes
 from zoo import ZOO, InPlace, Net, flatten_linear, gap_linear, gap_mlp, images
 
 from lightning_cam import explain
-from lightning_cam.capture.session import open_session
 from lightning_cam.capture.seen import Seen
+from lightning_cam.capture.session import open_session
 from lightning_cam.methods.backprop import full_gradients
 from lightning_cam.targets import find
 

@@ -11,8 +11,8 @@ from torch import nn
 from zoo import ZOO, InPlace, Net, conv_head, flatten_linear, gap_linear, gap_mlp, images, max_pool
 
 from lightning_cam import explain
-from lightning_cam.capture.session import open_session
 from lightning_cam.capture.seen import Seen
+from lightning_cam.capture.session import open_session
 from lightning_cam.methods import METHODS
 from lightning_cam.targets import find
 

@@ -3,6 +3,7 @@
 import functools
 import gc
 
+import pytest
 import torch
 from nets import BOXES, STRICT, Recorder, cam, fit, loader
 
@@ -56,10 +57,11 @@ def test_a_history_keeps_at_most_64_looks_the_first_and_the_last_among_them():
     history = History()
     for i in range(300):
         history.add(str(i), torch.full((1, 2, 2), float(i)), float(i), float(i))
-    assert len(history.heats) == len(history.titles) == len(history.places) == 64
+    assert len(history.heats) == len(history.titles) == len(history.looks) == 64
     assert history.titles[0] == "0" and history.titles[-1] == "299" and history.highest == 299
-    gaps = [b - a for a, b in zip(history.places, history.places[1:], strict=False)]
-    assert max(gaps) <= 8 and [str(p) for p in history.places] == history.titles
+    places = [look.place for look in history.looks]
+    gaps = [b - a for a, b in zip(places, places[1:], strict=False)]
+    assert max(gaps) <= 8 and [str(place) for place in places] == history.titles
     assert [history.titles[i] for i in history.spread(2)] == ["0", "299"] and len(history.spread(8)) == 8
 
 

@@ -8,8 +8,8 @@ from vits import ViT, photos, timm_vit, torchvision_vit
 from zoo import gap_linear, images
 
 from lightning_cam import explain
-from lightning_cam.capture.session import open_session
 from lightning_cam.capture.seen import Seen
+from lightning_cam.capture.session import open_session
 from lightning_cam.targets import find
 
 ATTENTION = ["attention_rollout", "attention_relevance", "le_grad", "grad_eclip"]

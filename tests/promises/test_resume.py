@@ -57,7 +57,10 @@ def test_a_resumed_run_shows_the_columns_of_an_uninterrupted_one(whole):
     _, straight, resumed, _ = whole
     one, other = straight.history[WHERE], resumed.history[WHERE]
     assert one.titles == other.titles == ["start", "1", "2", "3", "4"]
-    assert one.places == other.places and (one.lowest, one.highest) == (other.lowest, other.highest)
+    assert [look.place for look in one.looks] == [look.place for look in other.looks] and (one.lowest, one.highest) == (
+        other.lowest,
+        other.highest,
+    )
     assert all(torch.equal(a, b) for a, b in zip(one.heats, other.heats, strict=True))
 
 

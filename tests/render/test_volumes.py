@@ -233,6 +233,8 @@ def test_a_multi_label_run_draws_the_positives_only(tmp_path):
 
 
 def test_captions_tell_evidence_for_and_against_and_the_chance_of_each_positive():
+    from records import record_of
+
     from lightning_cam.capture.session import open_session
     from lightning_cam.data.batch import FixedBatch
     from lightning_cam.figures.captions import captions
@@ -244,7 +246,8 @@ def test_captions_tell_evidence_for_and_against_and_the_chance_of_each_positive(
     with open_session(Net(2), ["features"]) as session:
         look = session.forward(x, find("positives"), hot)
     p = (100 * look.output.sigmoid()).round().int().tolist()
-    signed, plain = captions(batch, look, heat, "symmetric"), captions(batch, look, heat)
+    record = record_of(look, heat)
+    signed, plain = captions(batch, record, "symmetric"), captions(batch, record)
     lines = [f"cat {p[0][0]}%", f"cow {p[0][2]}%", f"dog {p[1][1]}%", "b"]
     assert [one.line for one in signed] == lines == [one.line for one in plain]
     told = ["for 1, against 2 · a", "for 0, against 3 · a", "no evidence · b", "no evidence"]

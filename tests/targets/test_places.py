@@ -8,8 +8,8 @@ from compare import near
 from zoo import gap_linear, gap_mlp, images
 
 from lightning_cam import explain, targets
-from lightning_cam.capture.session import open_session
 from lightning_cam.capture.seen import Seen
+from lightning_cam.capture.session import open_session
 from lightning_cam.heat import maximum
 from lightning_cam.methods import grad_cam
 from lightning_cam.targets import find

@@ -9,8 +9,8 @@ from torch import nn
 from zoo import ZOO, conv_head, flatten_linear, gap_linear, gap_mlp, images
 
 from lightning_cam import explain
-from lightning_cam.capture.session import open_session
 from lightning_cam.capture.seen import Seen
+from lightning_cam.capture.session import open_session
 from lightning_cam.methods import grad_cam
 from lightning_cam.targets import find
 

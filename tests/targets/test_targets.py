@@ -8,8 +8,8 @@ from compare import near
 from zoo import ZOO, gap_linear, images
 
 from lightning_cam import explain, targets
-from lightning_cam.capture.session import open_session
 from lightning_cam.capture.seen import Seen
+from lightning_cam.capture.session import open_session
 from lightning_cam.methods import cam
 from lightning_cam.targets import find
 

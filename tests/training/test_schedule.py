@@ -33,11 +33,8 @@ def test_the_sanity_check_is_not_a_look(sanity, tmp_path):
 def test_the_baseline_sees_the_weights_before_the_first_step(tmp_path):
     callback, net = cam(), Net()
     untouched = {k: v.clone() for k, v in net.state_dict().items()}
-    seen, look = [], callback._look
-    callback._look = lambda run, module, *rest: (
-        seen.append({k: v.clone() for k, v in module.state_dict().items()}),
-        look(run, module, *rest),
-    )[1]
+    seen: list = []
+    callback.watcher.observers.append(lambda result: seen.append({k: v.clone() for k, v in net.state_dict().items()}))
     fit(tmp_path, callback, net)
     assert all(torch.equal(seen[0][k], v) for k, v in untouched.items())
     assert not torch.equal(seen[1]["head.weight"], untouched["head.weight"])
