@@ -17,10 +17,9 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-import lightning_cam
 from lightning_cam import Batch, CAMCallback, Schedule
 from lightning_cam.data.collated import read_batch
-from lightning_cam.data.dataset import normalization_of
+from lightning_cam.data.dataset import first_of_each_class, normalization_of
 from lightning_cam.data.regions import to_mask
 from lightning_cam.render.style import Style
 
@@ -585,4 +584,4 @@ for wrong in (lambda: CAMCallback(on_error="ignore"), lambda: Schedule(step="bat
 
 def test_the_package_is_checked_by_the_import_hook():
     with pytest.raises(Exception, match="Type-check error"):
-        lightning_cam.dataset.evenly(torch.zeros(2, 2, dtype=torch.long), 1)
+        first_of_each_class(torch.zeros(2, 2, dtype=torch.long), 1)

@@ -39,6 +39,7 @@ class _AttentionParts(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        # the mode is off in here, so an attention that is made of others counts once
         result = func(*args, **kwargs)
         if func in _ATTENTION or (func in _SOFTMAX and _is_attention(result, *args, **kwargs)):
             self.note()
@@ -81,6 +82,7 @@ def record_attention_parts(calls: list[Call]) -> Iterator[set[int]]:
     """
     recorder = _AttentionParts(calls)
     before = register_module_forward_pre_hook(recorder.enter)
+    # also after an error that the model catches itself, so that the stack stays right
     after = register_module_forward_hook(recorder.leave, always_call=True)
     try:
         with recorder:
