@@ -104,7 +104,7 @@ ENGINE = [
     Mutation("a place of the picture mirrored", WRAP, "if seen.look.aim.placed:", "if False:", "detection -k moves"),
     Mutation("a detector given one image for many changes", "capture/hooks.py", "if activation is not None and is_detections(look.output):", "if False:", "detection -k one_by_one"),
     Mutation("the coarsest map is the last", "model/default_layer.py", "fewest = min(cells.values()", "fewest = max(cells.values()", "families -k u_net"),
-    Mutation("the backbone's pyramid passed over", "model/default_layer.py", "before = [i for i in backbone if i < pyramid]", "before = backbone", "families -k detector"),
+    Mutation("the backbone's pyramid passed over", "model/default_layer.py", "stages = [i for i in backbone if i < pyramid]", "stages = backbone", "families -k detector"),
     Mutation("concepts: a start forgotten", "concepts.py", "    if start is not None:\n        h = start", "    if False:\n        h = start", "concepts -k start"),
     Mutation("hooks left behind", "capture/hooks.py", f"undo.callback({HOOK}.remove)", HOOK, "explain"),
     Mutation("randomness left moved", "no_trace.py", "torch.set_rng_state(cpu)", "pass", "no_trace"),

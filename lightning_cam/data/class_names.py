@@ -22,26 +22,26 @@ def read_class_names(path: str | Path) -> dict[int, str]:
     expected = "expected JSON, a list of class names or a dict of index to name"
     try:
         # with or without the mark that Windows writes first
-        held = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} holds no class names, {expected}: {error}.") from error
     try:
-        names = {int(i): _last(name) for i, name in _items(held)}
+        names = {int(i): _last(name) for i, name in _items(content)}
     except (TypeError, ValueError, IndexError):
         names = {}
     if not names or not all(isinstance(name, str) for name in names.values()):
-        raise ValueError(f"{path} holds no class names, {expected}; it holds {_shortened(repr(held))}.")
+        raise ValueError(f"{path} holds no class names, {expected}; it holds {_shortened(repr(content))}.")
     return names
 
 
-def _items(held: Any) -> list[tuple[Any, Any]]:
+def _items(content: Any) -> list[tuple[Any, Any]]:
     """Index and name of each class."""
-    if isinstance(held, list):
-        return list(enumerate(held))
-    if not isinstance(held, dict):
+    if isinstance(content, list):
+        return list(enumerate(content))
+    if not isinstance(content, dict):
         return []
     items = []
-    for key, value in held.items():
+    for key, value in content.items():
         # {name: index}
         if isinstance(value, int):
             items.append((value, key))

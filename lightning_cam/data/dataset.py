@@ -87,11 +87,11 @@ def _floats(values: Any) -> tuple[float, ...]:
 
 def _steps(transform: Any) -> Sequence[Any]:
     """The transforms of which one is made."""
-    inner = getattr(transform, "transforms", None) or getattr(transform, "transform", None)
-    if isinstance(inner, Sequence) and inner:
-        return inner
-    if inner is not None and not isinstance(inner, Sequence):
-        return [inner]
+    parts = getattr(transform, "transforms", None) or getattr(transform, "transform", None)
+    if isinstance(parts, Sequence) and parts:
+        return parts
+    if parts is not None and not isinstance(parts, Sequence):
+        return [parts]
     if isinstance(transform, torch.nn.Sequential):
         return list(transform)
     return []

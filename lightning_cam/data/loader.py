@@ -121,16 +121,16 @@ def _moved(trainer: Any, module: Any, collated: Any, options: Batch, position: i
 def as_validation(trainer: Any) -> Iterator[None]:
     """Let hooks that ask ``self.trainer.training`` (to augment, say) see a validation, whatever stage it is."""
     state = trainer.state
-    before = state.stage
+    stage = state.stage
     try:
-        if before is not None and before.name == "TRAINING":
-            state.stage = type(before).VALIDATING
+        if stage is not None and stage.name == "TRAINING":
+            state.stage = type(stage).VALIDATING
         yield
     finally:
-        state.stage = before
+        state.stage = stage
 
 
-def _find_source(trainer: Any, which: int | str) -> _Source:
+def _find_source(trainer: Any, choice: int | str) -> _Source:
     """A loader of the running stage by its position or key.
 
     Raises:
@@ -138,26 +138,26 @@ def _find_source(trainer: Any, which: int | str) -> _Source:
     """
     loaders, stage = _loaders(trainer)
     if isinstance(loaders, Mapping):
-        return _keyed_source(loaders, stage, which)
-    listed = loaders
+        return _keyed_source(loaders, stage, choice)
+    several = loaders
     if not isinstance(loaders, Sequence):
-        listed = [loaders]
-    if not isinstance(which, int) or not 0 <= which < len(listed):
-        raise ValueError(f"Batch(loader={which!r}): the {stage} loaders are 0 to {len(listed) - 1}.")
+        several = [loaders]
+    if not isinstance(choice, int) or not 0 <= choice < len(several):
+        raise ValueError(f"Batch(loader={choice!r}): the {stage} loaders are 0 to {len(several) - 1}.")
     title = f"{stage} set"
-    if len(listed) > 1:
-        title = f"{stage} set {which}"
-    return _Source(listed[which], title, which)
+    if len(several) > 1:
+        title = f"{stage} set {choice}"
+    return _Source(several[choice], title, choice)
 
 
-def _keyed_source(loaders: Mapping[Any, Any], stage: str, which: int | str) -> _Source:
+def _keyed_source(loaders: Mapping[Any, Any], stage: str, choice: int | str) -> _Source:
     keys = list(loaders)
-    key = which
+    key = choice
     # a position, unless it is a key
-    if isinstance(which, int) and which not in loaders and which < len(keys):
-        key = keys[which]
+    if isinstance(choice, int) and choice not in loaders and choice < len(keys):
+        key = keys[choice]
     if key not in loaders:
-        raise ValueError(f"Batch(loader={which!r}): the {stage} loaders are {', '.join(map(repr, keys))}.")
+        raise ValueError(f"Batch(loader={choice!r}): the {stage} loaders are {', '.join(map(repr, keys))}.")
     return _Source(loaders[key], f"{stage} set {key!r}", keys.index(key))
 
 

@@ -81,15 +81,15 @@ def record_attention_parts(calls: list[Call]) -> Iterator[set[int]]:
     projection. What comes before, such as a norm of its input, and what the module itself returns are none.
     """
     recorder = _AttentionParts(calls)
-    before = register_module_forward_pre_hook(recorder.enter)
+    enter_handle = register_module_forward_pre_hook(recorder.enter)
     # also after an error that the model catches itself, so that the stack stays right
-    after = register_module_forward_hook(recorder.leave, always_call=True)
+    leave_handle = register_module_forward_hook(recorder.leave, always_call=True)
     try:
         with recorder:
             yield recorder.parts
     finally:
-        before.remove()
-        after.remove()
+        enter_handle.remove()
+        leave_handle.remove()
 
 
 def _is_attention(probability: Any, *args: Any, **kwargs: Any) -> bool:

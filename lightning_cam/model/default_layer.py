@@ -95,18 +95,18 @@ def _of_detector(forward: TracedForward) -> tuple[list[int], Any]:
     parts = _parts(forward.calls, maps)
     backbone = [i for i in maps if parts[i] == parts[maps[0]]]
     pyramid = min(forward.pyramids, default=len(forward.calls))
-    before = [i for i in backbone if i < pyramid]
+    stages = [i for i in backbone if i < pyramid]
     scores = torch.cat([detections["scores"] for detections in forward.logits])
-    return before or backbone, scores
+    return stages or backbone, scores
 
 
 def _maps(forward: TracedForward) -> list[int]:
     """Positions of the calls that returned a map, without the parts of an attention unless there is nothing else to watch."""
     maps = [i for i, call in enumerate(forward.calls) if call.layout and call.name]
-    outside = [i for i in maps if i not in forward.attention_parts]
-    if all(_is_passive(forward.calls[i]) for i in outside):
+    usual = [i for i in maps if i not in forward.attention_parts]
+    if all(_is_passive(forward.calls[i]) for i in usual):
         return maps
-    return outside
+    return usual
 
 
 def _is_passive(call: Call) -> bool:

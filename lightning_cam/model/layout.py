@@ -33,8 +33,8 @@ class Layout:
         """Maps as an output; prefix tokens are taken from ``like``, whose batch may be one."""
         if self.prefix is not None:
             moved = like.movedim((self.batch, self.channel), (0, 1))
-            before = moved[:, :, : self.prefix].expand(len(maps), -1, -1)
-            maps = torch.cat([before, maps.flatten(2)], 2)
+            prefix_tokens = moved[:, :, : self.prefix].expand(len(maps), -1, -1)
+            maps = torch.cat([prefix_tokens, maps.flatten(2)], 2)
         return maps.movedim((0, 1), (self.batch, self.channel))
 
 
