@@ -53,7 +53,7 @@ def ours(model: nn.Module, images: Tensor) -> Contenders:
 
     def draw() -> object:
         pictures = render.to_rgb(images, None)
-        sheet = figures.sheet(pictures, explanation.unit(), captions, ("grad_cam", "epoch 1"), Style())
+        sheet = figures.sheet(pictures, explanation.normalized(), captions, ("grad_cam", "epoch 1"), Style())
         return render.Picture(render.to_host(sheet)).encode()
 
     return {

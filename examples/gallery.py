@@ -216,7 +216,7 @@ def write(page: Page, title: tuple[str, str], args: argparse.Namespace, name: st
     maps = []
     for explanation in page.explanations:
         image = explanation.images
-        normalized = explanation.unit(style)
+        normalized = explanation.normalized(style)
         if normalized.ndim == 4:
             image, normalized = hottest_frame(image, normalized)
         pictures.append(render.to_rgb(resize(image, size), style.normalization))

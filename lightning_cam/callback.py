@@ -142,22 +142,20 @@ class CAMCallback(Callback):
             self.watcher.notices.failed("a look failed and is left out", error)
 
     def _numbers(self, trainer: Any, module: Any, moment: Moment, folder: Path) -> dict[str, float]:
-        """Compute a look, then report it; its numbers under their tags."""
+        """A look, in which the Trainer lends model, samples, precision and loggers; its numbers under their tags."""
         watcher = self.watcher
         watcher.model, watcher.context = module, trainer.precision_plugin.val_step_context
         watcher.load = lambda: self._load(trainer, module)
         tag = f"{watcher.tag}_test" if trainer.testing else watcher.tag
+        if not trainer.fast_dev_run:
+            watcher.publisher.open(trainer.loggers, folder)
         try:
             with as_validation(trainer):
-                result = watcher.compute(moment)
-            if trainer.fast_dev_run:
-                watcher.publisher.close()
-            else:
-                watcher.publisher.open(trainer.loggers, folder)
-            watcher.report(result, tag)
+                _, numbers = watcher.look_at(moment, tag)
         finally:  # nothing of the run is held between looks
             watcher.model, watcher.load, watcher.context = None, None, nullcontext
-        return {f"{tag}/{name}": value for name, value in watcher.numbers(result.records).items()}
+            watcher.publisher.close()
+        return numbers
 
     def _load(self, trainer: Any, module: Any) -> FixedBatch:
         """The samples out of the Trainer's own loaders, through its own hooks."""

@@ -149,19 +149,21 @@ class Watcher:
             a Record for each layer and method; none where the look failed.
         """
         moment = Moment(step, title or f"step {step}", title or str(step), baseline=not self.looked)
-        result = self.attempt("a look", self._look, moment)
-        if result is None:
-            return []
-        numbers = {f"{self.tag}/{name}": value for name, value in self.numbers(result.records).items()}
-        self.publisher.log_numbers(self.loggers, numbers, step)
-        return result.records
-
-    def _look(self, moment: Moment) -> LookResult:
-        result = self.compute(moment)
         self.publisher.open(self.loggers, self.folder)
-        self.report(result, self.tag)
+        look = self.attempt("a look", self.look_at, moment, self.tag)
+        if look is None:
+            return []
+        records, numbers = look
+        self.publisher.log_numbers(self.loggers, numbers, step)
         self.looked = True
-        return result
+        return records
+
+    def look_at(self, moment: Moment, tag: str) -> tuple[Sequence[Record], dict[str, float]]:
+        """Compute, then report: the Records, and their numbers under their tags."""
+        with isolated_rng():  # a tracker may draw numbers, and the training goes on with those it would have had
+            result = self.compute(moment)
+            self.report(result, tag)
+            return result.records, self._numbers(result.records, tag)
 
     def compute(self, moment: Moment) -> LookResult:
         """The first half: when it returns, every hook is out and every state put back."""
@@ -185,17 +187,16 @@ class Watcher:
 
     def report(self, result: LookResult, tag: str) -> None:
         """The second half: pictures, from the Records alone; one that fails costs only itself."""
-        with isolated_rng():  # a tracker may draw numbers, and the training goes on with those it would have had
-            histories = self.history if result.moment.fitting else {}
-            album = Album(self.publisher, self.style, name_target(self.target_spec), histories, tag)
-            report_look(result, album, self.attempt)
+        histories = self.history if result.moment.fitting else {}
+        album = Album(self.publisher, self.style, name_target(self.target_spec), histories, tag)
+        report_look(result, album, self.attempt)
 
-    def numbers(self, records: Sequence[Record]) -> dict[str, float]:
+    def _numbers(self, records: Sequence[Record], tag: str) -> dict[str, float]:
         """What is logged of Records: each metric's mean where it is defined, and the share of samples for which it is."""
         alone = len(self.methods) == 1 and (len(self.layer_names) == 1 or self.fusion is not None)
         numbers: dict[str, float] = {}
         for record in records:
-            prefix = "" if alone else f"{record.tag}/"
+            prefix = f"{tag}/" if alone else f"{tag}/{record.tag}/"
             numbers |= {f"{prefix}{name}": value for name, value in summarize(record.values).items()}
         return numbers
 

@@ -1,10 +1,18 @@
 """Every shape annotation of the package is checked in every test, and bits are compared on one thread."""
 
+import random
+
 from jaxtyping import install_import_hook
 
+# beartype looks at one item of a list, drawn by this function, which it binds when it is imported: let it have a generator
+# of its own, or the tests of random states would see the checks of types
+shared = random.getrandbits
+random.getrandbits = random.Random(0).getrandbits
 install_import_hook("lightning_cam", "beartype.beartype")
 
-import random
+import lightning_cam  # noqa: F401 - checked from its first import on
+
+random.getrandbits = shared
 
 import jaxtyping
 import numpy as np

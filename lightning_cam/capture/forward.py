@@ -106,6 +106,8 @@ class Forward:
         """
         if position not in self._gradients:
             score = self.target_scores.score[:, position]
+            if not score.requires_grad and self._depends_on_image(position):
+                return None  # the score is complete before the layer runs
             if not score.requires_grad:
                 raise ValueError(
                     f"The score has no gradient with respect to {', '.join(self.outputs)}: the target or the model's output "
@@ -115,6 +117,13 @@ class Forward:
             gradients = derivative(score, [layer_output.output for layer_output in self.outputs.values()])
             self._gradients[position] = dict(zip(self.outputs, gradients, strict=True))
         return self._gradients[position][layer]
+
+    def _depends_on_image(self, position: int) -> bool:
+        """Whether the score has a gradient at all; asked only to tell what is wrong, so a further forward may be spent on it."""
+        if not self.images.is_floating_point():
+            return False
+        score = self.rerun(image=self.images.detach().clone().requires_grad_())
+        return score[:, position].requires_grad
 
     def _changed_scores(
         self, layer: str, samples: slice, image: Tensor | None, activation: Tensor | None

@@ -29,6 +29,9 @@ class Batch:
         regions: the same for boxes (x0, y0, x1, y1; [b 4] or [b n 4], pixels of the image the model sees, ends excluded,
             rows of NaN ignored) or masks [b h w]; a dict names several regions.
         classes: class names; by default the dataset's or datamodule's own ``classes``.
+
+    Raises:
+        ValueError: for a count below 1.
     """
 
     samples: Any = 16
@@ -47,15 +50,26 @@ class Batch:
 
     @classmethod
     def of(cls, spec: Any) -> "Batch":
-        """A Batch from what a callback accepts: itself, its fields as a dict, a count, indices, or a batch handed in."""
+        """A Batch from what a callback accepts: itself, its fields as a dict, a count, indices, or a batch handed in.
+
+        Raises:
+            ValueError: for a field it does not have.
+
+        Example:
+            >>> Batch.of({"per_class": 2}).per_class
+            2
+        """
         if isinstance(spec, cls):
             return spec
         fields = list(cls.__dataclass_fields__)
-        if not isinstance(spec, Mapping) or not spec or any(isinstance(value, Tensor) for value in spec.values()):
+        if not isinstance(spec, Mapping) or not spec:
+            return cls(samples=spec)
+        if any(isinstance(value, Tensor) for value in spec.values()):
             return cls(samples=spec)
         unknown = [key for key in spec if key not in fields]
         if not unknown:
             return cls(**spec)
+        # a mistyped option, or a batch that is a dict of other things than tensors
         if _plain(spec):
             hint = did_you_mean(str(unknown[0]), fields)
             raise ValueError(f"Batch has no option {unknown[0]!r}.{hint} It takes: {', '.join(fields)}.")
@@ -69,7 +83,17 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class FixedBatch:
-    """The samples every look shows, on the model's device."""
+    """The samples every look shows, on the model's device.
+
+    Attributes:
+        images: the model's input.
+        labels: their classes, [b], or what the batch holds in their place.
+        regions: masks by name.
+        names: the samples' names.
+        classes: the classes' names.
+        normalization: mean and standard deviation by which the dataset normalised the images.
+        origin: where the samples come from, in words.
+    """
 
     images: Shaped[Tensor, "b c *s"]
     labels: Shaped[Tensor, "b ..."] | None = None
@@ -84,26 +108,34 @@ class FixedBatch:
 
     def first(self, n: int) -> "FixedBatch":
         """The first n samples."""
+        labels = self.labels
+        if labels is not None:
+            labels = labels[:n]
         return replace(
             self,
             images=self.images[:n],
-            labels=None if self.labels is None else self.labels[:n],
+            labels=labels,
             regions={name: mask[:n] for name, mask in self.regions.items()},
             names=self.names[:n],
         )
 
     def class_name(self, index: int) -> str:
         """The class's name where names are known, else its number."""
-        return self.classes[index] if 0 <= index < len(self.classes) else f"class {index}"
+        if 0 <= index < len(self.classes):
+            return self.classes[index]
+        return f"class {index}"
 
 
 def is_indices(samples: Any) -> bool:
     """Whether this is a list of dataset indices."""
+    # exactly int: True is no index
     return isinstance(samples, Sequence) and len(samples) > 0 and all(type(i) is int for i in samples)
 
 
 def _plain(value: Any) -> bool:
     """Whether these are options, as a YAML file holds them, rather than a batch."""
-    if isinstance(value, Mapping | list | tuple):
-        return all(map(_plain, value.values() if isinstance(value, Mapping) else value))
+    if isinstance(value, Mapping):
+        return all(map(_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
     return value is None or isinstance(value, int | float | str) or callable(value)

@@ -21,20 +21,45 @@ def read_class_names(path: str | Path) -> dict[int, str]:
         raise FileNotFoundError(f"No labels file {path}.")
     expected = "expected JSON, a list of class names or a dict of index to name"
     try:
-        held = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        # with or without the mark that Windows writes first
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} holds no class names, {expected}: {error}.") from error
-    items: list[tuple[Any, Any]] = list(enumerate(held)) if isinstance(held, list) else []
-    if isinstance(held, dict):
-        items = [(value, key) if isinstance(value, int) else (key, value) for key, value in held.items()]
     try:
-        names = {int(i): class_name[-1] if isinstance(class_name, list) else class_name for i, class_name in items}
+        names = {int(i): _last(name) for i, name in _items(content)}
     except (TypeError, ValueError, IndexError):
         names = {}
-    if not names or not all(isinstance(class_name, str) for class_name in names.values()):
-        shown = repr(held) if len(repr(held)) < 60 else repr(held)[:60] + " ..."
-        raise ValueError(f"{path} holds no class names, {expected}; it holds {shown}.")
+    if not names or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{path} holds no class names, {expected}; it holds {_shortened(repr(content))}.")
     return names
+
+
+def _items(content: Any) -> list[tuple[Any, Any]]:
+    """Index and name of each class."""
+    if isinstance(content, list):
+        return list(enumerate(content))
+    if not isinstance(content, dict):
+        return []
+    items = []
+    for key, value in content.items():
+        # {name: index}
+        if isinstance(value, int):
+            items.append((value, key))
+        else:
+            items.append((key, value))
+    return items
+
+
+def _last(name: Any) -> Any:
+    if isinstance(name, list):
+        return name[-1]
+    return name
+
+
+def _shortened(text: str, most: int = 60) -> str:
+    if len(text) < most:
+        return text
+    return text[:most] + " ..."
 
 
 def class_index(target: str, names: Mapping[int, str]) -> int:
@@ -42,14 +67,18 @@ def class_index(target: str, names: Mapping[int, str]) -> int:
 
     Raises:
         ValueError: for a name that no class has, or several have.
+
+    Example:
+        >>> class_index("Cat", {0: "dog", 1: "cat"})
+        1
     """
     if target.removeprefix("-").isdecimal():
         return int(target)
-    found = [i for i, class_name in names.items() if class_name.casefold() == target.casefold()]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"Several classes are called {target!r}: give --target {' or '.join(map(str, found))}.")
+    matches = [i for i, name in names.items() if name.casefold() == target.casefold()]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise ValueError(f"Several classes are called {target!r}: give --target {' or '.join(map(str, matches))}.")
     if not names:
         raise ValueError(f"--target {target!r} is a name and there are no class names: give --labels, or the class index.")
     raise ValueError(f"No class {target!r}.{did_you_mean(target, names.values())} Known are {len(names)} names and indices.")

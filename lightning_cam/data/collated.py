@@ -12,58 +12,85 @@ from lightning_cam.data.dataset import numbers
 from lightning_cam.data.regions import to_mask
 
 _IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "input", "inputs", "data")
-
-
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "classes")
+_SHAPES = {1: "signals [b c t]", 2: "images [b c h w]", 3: "volumes [b c d h w]"}
 
 
-def read_batch(batch: Any, how: Batch, sides: int = 2) -> FixedBatch:
+def read_batch(batch: Any, options: Batch, sides: int = 2) -> FixedBatch:
     """Take images, labels and regions out of a collated batch that is already where the model is.
 
     Args:
         batch: the batch as the loader gives it.
-        how: where it holds what.
+        options: where it holds what.
         sides: how many sides the model's images have: 1 for signals, 3 for volumes and videos.
 
     Raises:
         ValueError: for a batch without an image, or a key it does not have.
+
+    Example:
+        >>> read_batch({"scan": torch.zeros(4, 3, 8, 8)}, Batch(image="scan")).names
+        ('sample 0', 'sample 1', 'sample 2', 'sample 3')
     """
-    images = _images(batch, how.image, sides)
-    labels = _take(batch, how.label, "label") if how.label is not None else _find(batch, _LABEL_KEYS, 1)
-    if labels is not None and not isinstance(labels, Tensor):
-        labels = torch.as_tensor(labels, device=images.device) if numbers(labels) else None
-    keys = how.regions if isinstance(how.regions, Mapping) else {} if how.regions is None else {"object": how.regions}
-    masks = {name: to_mask(_take(batch, key, "regions"), images) for name, key in keys.items()}
-    if labels is not None:
-        labels = labels.to(images.device)
-        if len(labels) != len(images):
-            raise ValueError(f"The batch has {len(images)} images and {len(labels)} labels; name them with Batch(label=...).")
+    images = _images(batch, options.image, sides)
+    labels = _labels(batch, options.label, images)
+    masks = {name: to_mask(_take(batch, key, "regions"), images) for name, key in _region_keys(options).items()}
+    if labels is not None and len(labels) != len(images):
+        raise ValueError(f"The batch has {len(images)} images and {len(labels)} labels; name them with Batch(label=...).")
     return FixedBatch(images, labels, masks, names=tuple(f"sample {i}" for i in range(len(images))))
 
 
 def _images(batch: Any, key: Key, sides: int) -> Shaped[Tensor, "b c *s"]:
-    found = _take(batch, key, "image") if key is not None else _find(batch, _IMAGE_KEYS, 0)
-    if isinstance(found, list | tuple) and found and all(isinstance(one, Tensor) for one in found):
-        if len({one.shape for one in found}) > 1:
-            raise ValueError("The images of the batch differ in size, so they cannot be shown as one batch; resize them.")
-        found = torch.stack(list(found))
-    if isinstance(found, Tensor) and found.ndim == sides + 1 and key is not None:
-        found = found[:, None]
-    if not isinstance(found, Tensor) or found.ndim != sides + 2:
-        shape = ("signals [b c t]", "images [b c h w]", "volumes [b c d h w]")[sides - 1]
-        what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
-        raise ValueError(
-            f"No {shape} in the batch: {describe(batch)}; found {what}. Say where they are with Batch(image=...): "
-            "a key, a position or a callable."
-        )
-    return found
+    images = _search(batch, _IMAGE_KEYS, 0) if key is None else _take(batch, key, "image")
+    if isinstance(images, list | tuple) and images and all(isinstance(image, Tensor) for image in images):
+        images = _stacked(images)
+    if not isinstance(images, Tensor):
+        raise ValueError(_no_images(batch, sides, f"a {type(images).__name__}"))
+    # without a channel axis only where the user says that these are the images: they might be masks
+    if images.ndim == sides + 1 and key is not None:
+        images = images[:, None]
+    if images.ndim != sides + 2:
+        raise ValueError(_no_images(batch, sides, f"shape {tuple(images.shape)}"))
+    return images
 
 
-def _find(batch: Any, keys: Sequence[str], position: int) -> Any:
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    if len({image.shape for image in images}) > 1:
+        raise ValueError("The images of the batch differ in size, so they cannot be shown as one batch; resize them.")
+    return torch.stack(list(images))
+
+
+def _no_images(batch: Any, sides: int, got: str) -> str:
+    return (
+        f"No {_SHAPES[sides]} in the batch: {describe(batch)}; found {got}. Say where they are with Batch(image=...): "
+        "a key, a position or a callable."
+    )
+
+
+def _labels(batch: Any, key: Key, images: Tensor) -> Tensor | None:
+    labels = _search(batch, _LABEL_KEYS, 1) if key is None else _take(batch, key, "label")
+    if isinstance(labels, Tensor):
+        return labels.to(images.device)
+    # words, as captions are, name no class
+    if labels is None or not numbers(labels):
+        return None
+    return torch.as_tensor(labels, device=images.device)
+
+
+def _region_keys(options: Batch) -> Mapping[str, Key]:
+    if options.regions is None:
+        return {}
+    if isinstance(options.regions, Mapping):
+        return options.regions
+    return {"object": options.regions}
+
+
+def _search(batch: Any, keys: Sequence[str], position: int) -> Any:
+    """What stands under one of the keys, or at the position; else None."""
     if isinstance(batch, Tensor):
-        return batch if position == 0 else None
+        batch = (batch,)
     for key in keys:
         value = batch.get(key) if isinstance(batch, Mapping) else getattr(batch, key, None)
+        # not a method or a word that happens to have this name
         if isinstance(value, Tensor | list | tuple):
             return value
     if isinstance(batch, list | tuple) and len(batch) > position:
@@ -71,24 +98,32 @@ def _find(batch: Any, keys: Sequence[str], position: int) -> Any:
     return None
 
 
-def _take(batch: Any, key: Key, what: str) -> Any:
+def _take(batch: Any, key: Key, option: str) -> Any:
     if callable(key):
         return key(batch)
     try:
-        keyed = isinstance(batch, Mapping) or isinstance(key, int)
-        return batch[key] if keyed else getattr(batch, str(key))
+        if isinstance(batch, Mapping) or isinstance(key, int):
+            return batch[key]
+        return getattr(batch, str(key))
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise ValueError(f"Batch({what}={key!r}): the batch has no such entry; it is {describe(batch)}.") from None
+        raise ValueError(f"Batch({option}={key!r}): the batch has no such entry; it is {describe(batch)}.") from None
 
 
 def describe(batch: Any) -> str:
-    """A batch in a few words, for error messages."""
+    """A batch in a few words, for error messages.
+
+    Example:
+        >>> describe((torch.zeros(4, 3, 8, 8), "x"))
+        'a tuple of Tensor[4, 3, 8, 8], str'
+    """
     if isinstance(batch, Mapping):
         return f"a dict of {', '.join(map(str, batch))}"
     if isinstance(batch, list | tuple):
-        return f"a {type(batch).__name__} of {', '.join(map(_short, batch))}"
-    return _short(batch)
+        return f"a {type(batch).__name__} of {', '.join(map(_describe_entry, batch))}"
+    return _describe_entry(batch)
 
 
-def _short(value: Any) -> str:
-    return f"Tensor{list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+def _describe_entry(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"Tensor{list(value.shape)}"
+    return type(value).__name__

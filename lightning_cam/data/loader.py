@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from lightning_cam.data.batch import Batch, FixedBatch, is_indices
 from lightning_cam.data.collated import read_batch
-from lightning_cam.data.dataset import around, evenly, labels_of, name_of, normalization_of
+from lightning_cam.data.dataset import first_of_each_class, labels_of, name_of, normalization_of, wrapped_datasets
 from lightning_cam.model.layout import spatial_dims
 from lightning_cam.no_trace import isolated_generators, isolated_rng
 
@@ -125,7 +125,7 @@ def _indices(data: Any, options: Batch, loader: Any, spatial_dims: int) -> list[
         labels = labels_of(data)
         if labels is None:
             labels = _scanned_labels(data, options, loader, spatial_dims)
-        return evenly(labels, options.per_class)
+        return first_of_each_class(labels, options.per_class)
     if not is_indices(options.samples):
         return list(range(min(options.samples, len(data))))
     wrong = [i for i in options.samples if not -len(data) <= i < len(data)]
@@ -172,7 +172,7 @@ def _class_names(options: Batch, source: SampleSource, data: Any) -> tuple[str, 
     """The names given, else the first found in the dataset, those that it wraps, and the other holders."""
     if options.classes is not None:
         return tuple(map(str, options.classes))
-    for holder in (*around(data), *source.class_holders):
+    for holder in (*wrapped_datasets(data), *source.class_holders):
         for attribute in ("classes", "class_names"):
             names = getattr(holder, attribute, None)
             if isinstance(names, Sequence) and not isinstance(names, str) and names:

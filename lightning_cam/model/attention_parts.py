@@ -39,6 +39,7 @@ class _AttentionParts(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        # the mode is off in here, so an attention that is made of others counts once
         result = func(*args, **kwargs)
         if func in _ATTENTION or (func in _SOFTMAX and _is_attention(result, *args, **kwargs)):
             self.note()
@@ -80,14 +81,15 @@ def record_attention_parts(calls: list[Call]) -> Iterator[set[int]]:
     projection. What comes before, such as a norm of its input, and what the module itself returns are none.
     """
     recorder = _AttentionParts(calls)
-    before = register_module_forward_pre_hook(recorder.enter)
-    after = register_module_forward_hook(recorder.leave, always_call=True)
+    enter_handle = register_module_forward_pre_hook(recorder.enter)
+    # also after an error that the model catches itself, so that the stack stays right
+    leave_handle = register_module_forward_hook(recorder.leave, always_call=True)
     try:
         with recorder:
             yield recorder.parts
     finally:
-        before.remove()
-        after.remove()
+        enter_handle.remove()
+        leave_handle.remove()
 
 
 def _is_attention(probability: Any, *args: Any, **kwargs: Any) -> bool:

@@ -38,11 +38,13 @@ def describe_mismatch(model: nn.Module, error: Exception) -> str | None:
     kind = type(model).__name__
     if isinstance(error, NotImplementedError) and f"Module [{kind}] is missing" in str(error):
         return _without_forward(model)
+    # a scripted forward has no signature
     try:
         signature = inspect.signature(model.forward)
     except (TypeError, ValueError):
         return None
     try:
+        # one argument by position, whatever it is; where that fits, the error is the forward's own
         signature.bind(None)
     except TypeError:
         return _unsuited(kind, signature)

@@ -42,12 +42,13 @@ def find_default_layer(model: nn.Module, images: Tensor, run: Callable[[Tensor],
     """
     forward = trace_forward(model, images[:1].clone(), run)
     maps, score = _candidates(forward, images)
-    fit = [i for i in maps if not isinstance(forward.calls[i].module, _PASSIVE)]
+    fit = [i for i in maps if not _is_passive(forward.calls[i])]
     if not fit:
         raise ValueError("No module of this model returns a spatial map [b c u v]; name a layer, or a tensor with one.")
     for i in reversed(fit):
         if forward.feeds(i, score):
             return call_title(forward.calls, i)
+    # the score may depend on none, as in a detector without a detection; a name is still asked for
     return call_title(forward.calls, fit[-1])
 
 
@@ -94,19 +95,27 @@ def _of_detector(forward: TracedForward) -> tuple[list[int], Any]:
     parts = _parts(forward.calls, maps)
     backbone = [i for i in maps if parts[i] == parts[maps[0]]]
     pyramid = min(forward.pyramids, default=len(forward.calls))
-    before = [i for i in backbone if i < pyramid]
+    stages = [i for i in backbone if i < pyramid]
     scores = torch.cat([detections["scores"] for detections in forward.logits])
-    return before or backbone, scores
+    return stages or backbone, scores
 
 
 def _maps(forward: TracedForward) -> list[int]:
-    """Positions of the calls that returned a map, without the parts of an attention unless there is nothing else."""
+    """Positions of the calls that returned a map, without the parts of an attention unless there is nothing else to watch."""
     maps = [i for i, call in enumerate(forward.calls) if call.layout and call.name]
-    return [i for i in maps if i not in forward.attention_parts] or maps
+    usual = [i for i in maps if i not in forward.attention_parts]
+    if all(_is_passive(forward.calls[i]) for i in usual):
+        return maps
+    return usual
+
+
+def _is_passive(call: Call) -> bool:
+    return isinstance(call.module, _PASSIVE)
 
 
 def _parts(calls: list[Call], maps: list[int]) -> dict[int, list[str]]:
     """In which part of the model each map is: its module's name, up to the level at which the maps' names first differ."""
+    # a model wrapped in others shares the first levels of all its names
     paths = {i: calls[i].name.split(".") for i in maps}
     depth = 0
     for level, names in enumerate(zip(*paths.values(), strict=False)):

@@ -24,7 +24,9 @@ def find_head(calls: list[Call], classes: int | None) -> Call | None:
 def _fits(last: Call, classes: int | None) -> bool:
     module = last.module
     if isinstance(module, nn.Linear):
+        # one that returns tokens is applied to each, and so is part of a block
         return last.layout is None and classes in (None, module.out_features)
+    # named one by one: a transposed convolution is no head
     if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return max(module.kernel_size) == 1 and module.out_channels == classes
     return False

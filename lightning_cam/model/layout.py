@@ -33,8 +33,8 @@ class Layout:
         """Maps as an output; prefix tokens are taken from ``like``, whose batch may be one."""
         if self.prefix is not None:
             moved = like.movedim((self.batch, self.channel), (0, 1))
-            before = moved[:, :, : self.prefix].expand(len(maps), -1, -1)
-            maps = torch.cat([before, maps.flatten(2)], 2)
+            prefix_tokens = moved[:, :, : self.prefix].expand(len(maps), -1, -1)
+            maps = torch.cat([prefix_tokens, maps.flatten(2)], 2)
         return maps.movedim((0, 1), (self.batch, self.channel))
 
 
@@ -62,8 +62,9 @@ def is_split_tokens(shape: tuple[int, ...], image: tuple[int, ...], tokens: tupl
     """Whether an output is a row of tokens split over an attention's heads, which is no map though it has as many sides.
 
     Queries, keys and values, and what norms them, are [b heads n d] or [b n heads d]: n as in a row of tokens that was returned
-    before, and ``heads * d`` its channels, a multiple of them or a part. Maps behind tokens that fit this by chance are told
-    by their sides, which stand to the image's as one stride does; where n counts prefix tokens too, it is no side of a map.
+    before, and ``heads * d`` its channels, a multiple of them or a part. Probabilities have n twice. Maps behind tokens that
+    fit this by chance are told by their sides, which stand to the image's as one stride does, on both sides alike; where n
+    counts prefix tokens too, it is no side of a map.
 
     Args:
         shape: the output's shape, four sides.
@@ -75,15 +76,16 @@ def is_split_tokens(shape: tuple[int, ...], image: tuple[int, ...], tokens: tupl
         return False
     n = tokens[1 - layout.batch]
     channels = tokens[layout.channel]
-    strange = _skew(image[2:], shape[2:]) > _SKEW
-    heads_first = shape[2] == n and (strange or layout.prefix > 0)
-    heads_last = shape[1] == n and strange
+    like_a_picture = layout.prefix == 0 and _skew(image[2:], shape[2:]) <= _SKEW
+    if like_a_picture or n not in shape[1:3]:
+        return False
     width = math.prod(shape[1:]) // n
-    return (heads_first or heads_last) and (channels % width == 0 or width % channels == 0)
+    return shape[1:].count(n) == 2 or channels % width == 0 or width % channels == 0
 
 
 def _map_layout(shape: tuple[int, ...], sides: tuple[int, ...]) -> Layout | None:
     first, last = shape[2:], shape[1:-1]
+    # channels first, unless only the sides before the last stand to the image's as one stride does
     layout = Layout(0, 1, first)
     if _skew(sides, first) > _SKEW >= _skew(sides, last) and math.prod(last) > 1:
         layout = Layout(0, len(shape) - 1, last)
@@ -128,6 +130,7 @@ def _by_aspect(n: int, sides: tuple[int, ...]) -> list[tuple[int, ...]]:
     grids: list[tuple[int, ...]] = []
     for prefix in range(min(_MOST_PREFIX, n)):
         patches = n - prefix
+        # exactly the image's aspect: almost fits almost any number
         u = round(math.sqrt(patches * sides[0] / sides[1]))
         if u and patches % u == 0 and u * sides[1] == patches // u * sides[0]:
             grids.append((u, patches // u))

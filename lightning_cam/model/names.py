@@ -36,6 +36,7 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> str:
         return _name_of(model, layer)
     if not isinstance(layer, str):
         raise TypeError(f"{_ACCEPTED}; got {layer!r}.")
+    # the empty name is the model's own
     if not layer:
         raise ValueError(f"{_ACCEPTED}; got an empty name.")
     base, call = split_call(layer)

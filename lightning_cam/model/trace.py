@@ -42,6 +42,7 @@ def record_calls(model: nn.Module, image: Sequence[int]) -> Iterator[list[Call]]
                 shape = tuple(output.shape)
             calls.append(Call(names[module], module, shape, layout_of(output, image, calls)))
 
+    # for all modules at once, which runs before a module's own hooks: a layer's hook finds its call recorded
     handle = register_module_forward_hook(record)
     try:
         with warnings.catch_warnings():

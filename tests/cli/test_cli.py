@@ -82,7 +82,7 @@ def test_the_three_pictures_are_the_map_the_overlay_and_both(run, here):
     assert out.splitlines()[-3:] == [f"a/b/cat_cam{suffix}.png" for suffix in ("_heat", "", "_figure")]
     heat_map, overlay, both = (cv2.imread(path)[..., ::-1] for path in out.splitlines()[-3:])
     style, side = Style(colormap="jet"), SIDE
-    normalized = explained(1, "cam").unit(style)
+    normalized = explained(1, "cam").normalized(style)
     assert np.array_equal(heat_map, render.to_host(heat(normalized, style)))
     view = Preparation(73, 64).view(open_image("cat.png"), side)
     blended = render.to_host(render.blend(view, render.shown(normalized, (side, side)), style)[0])

@@ -105,7 +105,7 @@ def test_the_first_look_raises_and_leaves_nothing_behind_after_an_error_in(case,
 
 def test_the_comparison_after_an_error_catches_a_hook_left_behind(tmp_path):
     def leave(seen):
-        seen.look.calls[0].module.register_forward_hook(lambda *args: None)
+        seen.forward.calls[0].module.register_forward_hook(lambda *args: None)
         raise Broken
 
     before, after = Recorder(everything, "on_train_start"), Trace()
@@ -272,4 +272,4 @@ def test_a_batch_of_one_works(tmp_path):
 
 
 def test_metrics_of_the_package_are_all_known_to_the_callback():
-    assert [cam(metrics=[name]).metrics[0].label for name in metrics.names()] == metrics.names()
+    assert [cam(metrics=[name]).watcher.metrics[0].label for name in metrics.names()] == metrics.names()

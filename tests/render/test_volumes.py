@@ -135,7 +135,7 @@ def test_an_explanation_is_shown_and_saved(sides, unit, tmp_path):
     net, x, style = Net(sides), noise(3, 2, *SIZES[sides]), Style(norm=unit)
     one = explain(net, x, layer="features")
     assert one.heat.shape == (3, *(n // 4 for n in SIZES[sides]))
-    assert one.unit(style).shape == one.heat.shape
+    assert one.normalized(style).shape == one.heat.shape
     several = explain(net, x, layer="features", target=[0, 2])
     if sides == 3:
         assert one.overlay(style).shape == (3, 3, *SIZES[3])
