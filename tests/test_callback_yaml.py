@@ -157,7 +157,7 @@ def test_the_command_line_alone_is_enough():
 
 
 def test_the_short_name_is_enough_once_the_package_is_imported():
-    assert callback_of(cli("--trainer.callbacks+=CAMCallback", "--trainer.callbacks.layer=relu")).layers == ["relu"]
+    assert callback_of(cli("--trainer.callbacks+=CAMCallback", "--trainer.callbacks.layer=relu")).watcher.layers == ["relu"]
 
 
 @pytest.mark.parametrize(
@@ -187,13 +187,14 @@ def test_the_example_loads_and_holds_only_what_differs_from_the_defaults(tmp_pat
     for name, value in entry["init_args"].items():
         assert plain(one)[names.get(name, name)] != default[names.get(name, name)]
         for option in value if name in ("batch", "style", "schedule") else ():
-            assert getattr(getattr(one, name), option) != getattr(getattr(CAMCallback(), name), option)
-    assert one.layers == ["backbone.layer4"] and one.batch.per_class == 2 and one.style.colormap == "viridis"
+            configured, usual = (getattr(c.watcher if name == "style" else c, name) for c in (one, CAMCallback()))
+            assert getattr(configured, option) != getattr(usual, option)
+    assert one.watcher.layers == ["backbone.layer4"] and one.batch.per_class == 2 and one.watcher.style.colormap == "viridis"
 
 
 def test_the_example_runs(tmp_path):
     place = f"--trainer.default_root_dir={tmp_path}"
     changed = ["--trainer.callbacks.layer=trunk", "--trainer.callbacks.style.tile=32", "--trainer.max_epochs=2"]
     one = cli("--config", EXAMPLE, place, *changed, run=True)
-    assert callback_of(one).layers == ["trunk"]
+    assert callback_of(one).watcher.layers == ["trunk"]
     assert {p.name for p in (tmp_path / "cam" / "trunk").iterdir()} == {"grad_cam", "activation_mean_0_64"}

@@ -7,9 +7,8 @@ import textwrap
 import pytest
 from nets import STRICT, Diary, cam, fit
 
-from lightning_cam import methods, metrics
+from lightning_cam import methods, metrics, sinks
 from lightning_cam.registry import METHODS, METRICS, TARGETS
-from lightning_cam.sinks.registry import _KNOWN, find, names
 
 pytestmark = STRICT
 
@@ -68,7 +67,7 @@ def module(tmp_path, monkeypatch):
     """Writes a module, imports it by its name if asked to, and forgets it and what it taught afterwards."""
     registries = [METHODS, METRICS, TARGETS]
     before = [registry.names() for registry in registries]
-    sinks, names = dict(_KNOWN), []
+    served, names = sinks.names(), []
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(name, text, imported):
@@ -80,8 +79,7 @@ def module(tmp_path, monkeypatch):
     for registry, old in zip(registries, before, strict=True):
         for name in set(registry.names()) - set(old):
             registry.unregister(name)
-    _KNOWN.clear()
-    _KNOWN.update(sinks)
+    sinks.unregister(*(set(sinks.names()) - set(served)))
     for name in names:
         sys.modules.pop(name, None)
 
@@ -136,4 +134,4 @@ def test_a_sink_serves_loggers_derived_from_the_one_it_names(module):
     class Better(Diary):
         pass
 
-    assert find(Better()).__name__ == "diary" and "Diary" in names()
+    assert sinks.find(Better()).__name__ == "diary" and "Diary" in sinks.names()

@@ -119,7 +119,7 @@ class Forward:
         return self._gradients[position][layer]
 
     def _depends_on_image(self, position: int) -> bool:
-        """Whether the score has a gradient at all; asked only to tell what is wrong, so a further forward may be spent on it."""
+        """Whether the score has a gradient at all; asked only to tell what is wrong, at the price of a further forward."""
         if not self.images.is_floating_point():
             return False
         score = self.rerun(image=self.images.detach().clone().requires_grad_())

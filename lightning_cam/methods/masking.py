@@ -37,7 +37,7 @@ def score_cam(seen: Seen, *, chunk: int = 64) -> Float[Tensor, "b *m"]:
     Raises:
         ValueError: for a chunk below 1.
     """
-    return _weighted(seen, [lambda mask: mask], chunk)
+    return masked_scores_map(seen, [lambda mask: mask], chunk)
 
 
 @METHODS.register
@@ -65,7 +65,7 @@ def ss_cam(seen: Seen, *, n: int = 10, sigma: float = 2.0, seed: int = 0, chunk:
         raise ValueError(f"sigma={sigma!r}: expected a standard deviation, 0 or more.")
     generator = torch.Generator().manual_seed(seed)
     noises = [torch.randn(seen.image.shape[2:], generator=generator, dtype=torch.float64) for _ in range(n)]
-    return _weighted(seen, [_added(sigma * noise) for noise in noises], chunk)
+    return masked_scores_map(seen, [with_noise(sigma * noise) for noise in noises], chunk)
 
 
 @METHODS.register
@@ -86,10 +86,10 @@ def is_cam(seen: Seen, *, n: int = 10, chunk: int = 64) -> Float[Tensor, "b *m"]
     Raises:
         ValueError: for a chunk, or n, below 1.
     """
-    return _weighted(seen, [_times((i + 1) / n) for i in range(n)], chunk)
+    return masked_scores_map(seen, [faded((i + 1) / n) for i in range(n)], chunk)
 
 
-def _weighted(seen: Seen, changes: list[Change], chunk: int) -> Float[Tensor, "b *m"]:
+def masked_scores_map(seen: Seen, changes: list[Change], chunk: int) -> Float[Tensor, "b *m"]:
     """Channels weighted by the softmax of the score through their masks, averaged over changes of the masks."""
     a = seen.activation
     if not changes:
@@ -106,7 +106,7 @@ def _weighted(seen: Seen, changes: list[Change], chunk: int) -> Float[Tensor, "b
         if not len(varying):
             continue  # of nothing, split makes one empty chunk
         for channels in varying.split(checked(chunk)):
-            masks = _masks(a[i, channels], seen.image.shape[2:])
+            masks = channel_masks(a[i, channels], seen.image.shape[2:])
             changed = [seen.rescore(i, image=_masked(seen.image[i], change(masks))) for change in changes]
             scores[i, channels] = torch.stack(changed).mean(0).to(a.dtype)
     constant = (scores == -torch.inf).all(1, keepdim=True)
@@ -121,7 +121,7 @@ def _varying(a: Float[Tensor, "c *m"]) -> Int[Tensor, "n"]:
     return (span > 8 * torch.finfo(a.dtype).eps * flat.abs().amax(1)).nonzero()[:, 0]
 
 
-def _masks(a: Float[Tensor, "n *m"], size: tuple[int, ...]) -> Float[Tensor, "n *s"]:
+def channel_masks(a: Float[Tensor, "n *m"], size: tuple[int, ...]) -> Float[Tensor, "n *s"]:
     """Channels resized to the image, then each scaled to [0, 1]."""
     return min_max(resize(a, size))
 
@@ -130,9 +130,11 @@ def _masked(image: Shaped[Tensor, "z *s"], masks: Float[Tensor, "n *s"]) -> Shap
     return (masks[:, None] * image).to(image.dtype)
 
 
-def _added(noise: Float[Tensor, "*s"]) -> Change:
+def with_noise(noise: Float[Tensor, "*s"]) -> Change:
+    """A mask with noise added, which is the same for every mask."""
     return lambda masks: masks + noise.to(masks)
 
 
-def _times(factor: float) -> Change:
+def faded(factor: float) -> Change:
+    """A mask times a factor."""
     return lambda masks: masks * factor

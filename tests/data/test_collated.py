@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from nets import SIDE, STRICT, Net, cam, fit
+from nets import SIDE, SMALL, STRICT, Net, fit
 from torch import Tensor
 from watching import batches
 
@@ -64,7 +64,7 @@ def test_grey_images_without_a_channel_axis_are_read_when_named():
 
 @pytest.mark.parametrize("given", [IMAGES, (IMAGES, LABELS), {"image": IMAGES, "label": LABELS}, [IMAGES, LABELS]])
 def test_a_batch_can_be_handed_in(given, tmp_path):
-    callback = CAMCallback("relu", target="predicted", batch=given, style=cam().style, on_error="raise")
+    callback = CAMCallback("relu", target="predicted", batch=given, style=SMALL, on_error="raise")
     run = fit(tmp_path, callback)
     assert run.global_step == 12 and len(list((tmp_path / "cam/relu/grad_cam/step_000000").iterdir())) == 4
 

@@ -162,7 +162,7 @@ def test_in_place_rewriting_is_told():
 
     for net, told in ((InPlace(), True), (InPlace(inplace=False), False)):
         with open_session(net, ["features"]) as session:
-            assert session.forward(images(), find(1)).kept["features"].rewritten is told
+            assert session.forward(images(), find(1)).outputs["features"].changed_in_place is told
 
 
 def test_cam_refuses_heads_its_formula_does_not_fit():

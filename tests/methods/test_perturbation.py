@@ -203,7 +203,7 @@ def test_results_do_not_depend_on_chunks_and_chunks_are_kept(method):
 def test_masks_are_the_channels_resized_and_scaled():
     a = torch.randn(5, 3, 4, dtype=torch.float64)
     expected = torch.stack([unit(enlarged(channel, 8, 10)) for channel in a])
-    close(masking._masks(a, (8, 10)), expected, 1e-14)
+    close(masking.channel_masks(a, (8, 10)), expected, 1e-14)
 
 
 NETS = {

@@ -153,7 +153,7 @@ def test_segmentation_is_explained_at_the_last_map_of_its_backbone(make, layer, 
     found = explain(net, x, target=lambda output, label: output[:, 1, left].sum(1))
     assert found.layer == layer
     assert found.heat.shape[1:] == shape
-    by_region = explain(net, x, target={"segment": {"of": 1, "where": left}})
+    by_region = explain(net, x, target={"segment": {"class_id": 1, "region": left}})
     close(found.heat, by_region.heat)
     logits = net(x)["out"]
     close(found.score, logits[:, 1, left].sum(1).detach(), 1e-5)

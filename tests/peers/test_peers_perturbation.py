@@ -55,7 +55,7 @@ def resized(maps, size):
 
 def with_masks(net, x, layer, masks_of, monkeypatch):
     """Our map with masks made otherwise."""
-    monkeypatch.setattr(masking, "_masks", masks_of)
+    monkeypatch.setattr(masking, "channel_masks", masks_of)
     return heat(net, x, "score_cam", layer=layer)
 
 
@@ -155,7 +155,7 @@ def test_torchcams_is_cam_shows_masks_of_up_to_five_and_a_half(case):
         seen = Seen(session.forward(x, find(torch.tensor(CLASSES))), FINE)
         summed = [sum(j / 10 for j in range(1, i + 1)) for i in range(1, 11)]
         assert summed[-1] == pytest.approx(5.5)
-        close(masking._weighted(seen, [masking._times(factor) for factor in summed], 64).relu(), theirs, 1e-4)
+        close(masking.masked_scores_map(seen, [masking.faded(factor) for factor in summed], 64).relu(), theirs, 1e-4)
 
 
 def test_torchcams_smooth_grad_cam_pp_is_equal_without_noise_where_the_gradient_is_constant():

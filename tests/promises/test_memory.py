@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import itertools
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_a_history_keeps_at_most_64_looks_the_first_and_the_last_among_them():
     assert len(history.heats) == len(history.titles) == len(history.looks) == 64
     assert history.titles[0] == "0" and history.titles[-1] == "299" and history.highest == 299
     places = [look.place for look in history.looks]
-    gaps = [b - a for a, b in zip(places, places[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(places)]
     assert max(gaps) <= 8 and [str(place) for place in places] == history.titles
     assert [history.titles[i] for i in history.spread(2)] == ["0", "299"] and len(history.spread(8)) == 8
 

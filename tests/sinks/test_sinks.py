@@ -10,13 +10,25 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning_cam import sinks
 from lightning_cam.render import Picture
 from lightning_cam.training.notices import Notices
-from lightning_cam.training.publisher import publish
+from lightning_cam.training.publisher import Publisher
 
 
 def picture(encoding="jpeg"):
     pixels = np.zeros((20, 30, 3), np.uint8)
     pixels[:, :15] = 255, 0, 0
-    return Picture(pixels, "layer `a`", encoding, lambda: {"cat 1": pixels[:10], "dog/2": pixels[10:]})
+    return Picture(pixels, "layer `a`", encoding)
+
+
+def overlays():
+    pixels = picture().pixels
+    return {"cat 1": pixels[:10], "dog/2": pixels[10:]}
+
+
+def publish(loggers, folder, pictures, step, notices):
+    publisher = Publisher(notices)
+    publisher.open(loggers, folder)
+    for tag, drawn in pictures.items():
+        publisher.publish(tag, drawn, step)
 
 
 class Recorder:
@@ -55,7 +67,7 @@ def test_another_writer_gets_the_pixels_in_the_right_order():
 
 
 def test_files_are_named_after_image_and_method(tmp_path):
-    sinks.files(tmp_path, "cam/layer4/grad_cam", picture(), 12)
+    sinks.files(tmp_path, "cam/layer4/grad_cam", picture(), 12, overlays())
     sinks.files(tmp_path, "cam/layer4/grad_cam/filmstrip", picture("png"), 12)
     written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*"))
     assert written == [
@@ -126,6 +138,37 @@ def test_a_logger_nobody_taught_is_one_warning_and_files_are_written(tmp_path):
             publish([Unheard()], tmp_path, {"cam/a/cam": picture()}, step, notices)
     assert len(caught) == 1
     assert len(list((tmp_path / "cam/a/cam").glob("*.jpg"))) == 3
+
+
+def test_a_sink_takes_the_record_and_overlays_where_it_asks_for_them(tmp_path):
+    class Tables:
+        pass
+
+    rows, notices = [], Notices("raise")
+
+    @sinks.register("Tables")
+    def tables(logger, tag, picture, step, record, overlays=None):
+        rows.append((tag, step, record, sorted(overlays)))
+
+    try:
+        publisher = Publisher(notices)
+        publisher.open([Recorder()], tmp_path)
+        assert not publisher.wants_overlays  # so none is drawn
+        publisher.open([Recorder(), Tables()], tmp_path)
+        assert publisher.wants_overlays
+        publisher.publish("cam/a", picture(), 3, None, overlays())
+    finally:
+        sinks.unregister("Tables")
+    assert rows == [("cam/a", 3, None, ["cat 1", "dog/2"])]
+    assert "Tables" not in sinks.names()
+
+
+def test_the_event_accumulator_reads_a_log_without_a_complaint(tmp_path, caplog):
+    logger = TensorBoardLogger(tmp_path)
+    sinks.tensorboard(logger, "cam/layer/cam", picture(), 7)
+    events = read_events(logger.log_dir)
+    assert events.SummaryMetadata("cam/layer/cam").plugin_data.plugin_name == "images"
+    assert "not associated with a plugin" not in caplog.text
 
 
 def test_pixels_leave_the_device_as_height_width_channels():

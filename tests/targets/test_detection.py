@@ -79,7 +79,8 @@ def test_activations_of_detectors_are_changed_one_by_one(kind):
     net, x = small(make, **{"score_thresh" if retina else "box_score_thresh": 0.0}), torch.rand(1, 3, 64, 96)
     found = explain(net, x, target="detection", method={"recipro_cam": {"chunk": 4}})
 
-    pinned = targets.detection(net(x), None)
+    target = targets.detection()
+    pinned = target.choose(net(x), None, None)
     kept, changed = [], []
 
     def alone(module, args, output):
@@ -91,7 +92,7 @@ def test_activations_of_detectors_are_changed_one_by_one(kind):
     handle = net.get_submodule(found.layer).register_forward_hook(alone)
     for places in ([(0, 1)], []):
         kept[:] = places
-        changed.append(pinned.score(net(x), *pinned.choices).item())
+        changed.append(target.score(net(x), pinned).item())
     handle.remove()
     assert found.heat[0, 0, 1].item() == pytest.approx(changed[0] - changed[1], abs=1e-5)
 
@@ -100,7 +101,7 @@ def test_activations_of_detectors_are_changed_one_by_one(kind):
 @pytest.mark.parametrize("target", ["segment", "label_region"])
 def test_what_moves_the_picture_is_refused_for_a_place_in_it(method, target):
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 1, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 3, 1))
-    where = {"segment": {"of": 1, "where": "predicted" if target == "segment" else [2, 3]}}
+    where = {"segment": {"class_id": 1, "region": "predicted" if target == "segment" else [2, 3]}}
     with pytest.raises(ValueError, match="moves the picture, and the target is a place in it"):
         explain(net, torch.rand(1, 3, 8, 8), target=where, method={method: {"method": "grad_cam"}})
     explain(net, torch.rand(1, 3, 8, 8), target=where, method={"smooth": {"method": "grad_cam"}})

@@ -36,7 +36,7 @@ def test_a_segmentation_is_explained_over_a_region(wrap):
         (mask, mask.expand(3, 8, 10)),
     ]:  # fmt: skip
         with open_session(net, ["features"]) as session:
-            seen = session.forward(x, find({"segment": {"of": 2, "where": where}}), label)
+            seen = session.forward(x, find({"segment": {"class_id": 2, "region": where}}), label)
             there = region.flatten(1).any(1)
             score, heat = by_hand(net, x, [2, 2, 2], region)
             assert torch.equal(seen.scores.score[:, 0].isnan(), ~there)
@@ -52,16 +52,16 @@ def test_the_class_of_a_segmentation_is_the_commonest_but_the_background():
     z[0, 0], z[0, 2, 0, 0] = 1, 2  # background but for one place
     z[1, 0] = 1  # background only
     z[2, 3], z[2, 1, 0, :2] = 1, 2
-    chosen = targets.segment(z, None)
-    assert chosen.classes.tolist() == [2, 0, 3]
-    assert chosen.choices[1].sum((1, 2)).tolist() == [1, 6, 4]
-    assert targets.segment(z, None, where=(0, 1)).classes.tolist() == [0, 0, 1]
-    assert targets.segment(z, None, background=None).classes.tolist() == [0, 0, 3]
+    chosen = targets.segment().choose(z, None, None)
+    assert chosen.classes.tolist() == [[2], [0], [3]]
+    assert chosen.parts[1].sum((1, 2)).tolist() == [1, 6, 4]
+    assert targets.segment(region=(0, 1)).choose(z, None, None).classes.tolist() == [[0], [0], [1]]
+    assert targets.segment(background=None).choose(z, None, None).classes.tolist() == [[0], [0], [3]]
     ignored = torch.full((3, 2, 3), 255)
     ignored[0, 0, 0] = 1
-    there = targets.segment(z, ignored, where="label")
-    assert there.classes.tolist()[0] == 1
-    assert there.absent.tolist() == [False, True, True]
+    there = targets.segment(region="label").choose(z, ignored, None)
+    assert there.classes.tolist()[0] == [1]
+    assert there.absent.tolist() == [[False], [True], [True]]
 
 
 def test_a_reference_is_frozen_at_the_first_look_and_kept():
@@ -100,19 +100,22 @@ def test_a_box_is_found_again_by_class_and_overlap():
     scores, labels = torch.tensor([0.9, 0.8, 0.95, 0.7], requires_grad=True), torch.tensor([1, 1, 2, 2])
     none = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.long)}
     found = [{"boxes": boxes, "scores": scores, "labels": labels}, none]
-    chosen = targets.detection(found, None)
-    assert chosen.classes.tolist() == [2, 0]
-    assert chosen.absent.tolist() == [False, True]
-    assert chosen.score(found, *chosen.choices).tolist() == pytest.approx([1.95, 0.0])
-    pinned = targets.detection(found[:1], None, boxes=[[0, 0, 10, 8]], classes=[1])
-    score = pinned.score(found[:1], *pinned.choices)
+    target = targets.detection()
+    chosen = target.choose(found, None, None)
+    assert chosen.classes.tolist() == [[2], [0]]
+    assert chosen.absent.tolist() == [[False], [True]]
+    assert target.score(found, chosen).flatten().tolist() == pytest.approx([1.95, 0.0])
+
+    def pinned(box, label):
+        target = targets.detection(boxes=[box], classes=[label])
+        return target.score(found[:1], target.choose(found[:1], None, None)).flatten()
+
+    score = pinned([0, 0, 10, 8], 1)
     assert score.tolist() == pytest.approx([1.8])
     (g,) = torch.autograd.grad(score.sum(), scores)
     assert g.tolist() == [0, 1, 0, 0]
-    other = targets.detection(found[:1], None, boxes=[[0, 0, 10, 10]], classes=[2])  # a better box of another class is there
-    assert other.score(found[:1], *other.choices).tolist() == pytest.approx([1.7])
-    elsewhere = targets.detection(found[:1], None, boxes=[[80, 80, 90, 90]], classes=[1])
-    assert elsewhere.score(found[:1], *elsewhere.choices).tolist() == [0]
+    assert pinned([0, 0, 10, 10], 2).tolist() == pytest.approx([1.7])  # a better box of another class is there
+    assert pinned([80, 80, 90, 90], 1).tolist() == [0]
 
 
 def test_a_torchvision_detector_is_explained():

@@ -83,7 +83,7 @@ def test_a_choice_once_made_is_kept_when_the_sample_is_changed():
         ("predicted", changed[:, c]),
         ("runner_up", changed[:, second]),
         ("log_probability", changed.log_softmax(1)[:, c]),
-        ({"rivals": {"nearest": 1, "gamma": 1.0}}, changed[:, c] - changed[:, second]),
+        ({"rivals": {"similar": 1, "gamma": 1.0}}, changed[:, c] - changed[:, second]),
         ("counterfactual", -changed[:, c]),
         ("projection", F.normalize(z[:1], dim=1) @ changed.T),
         ("value", changed[:, 0]),
@@ -97,13 +97,13 @@ def test_a_choice_once_made_is_kept_when_the_sample_is_changed():
 
 def test_targets_of_every_kind_stand_side_by_side():
     net, x = gap_linear(), images()
-    specs = [2, "log_probability", lambda z, label: z[:, 1] * 2, {"top_k": {"k": 2}}, {"contrast": {"of": [0, 3]}}]
+    specs = [2, "log_probability", lambda z, label: z[:, 1] * 2, {"top_k": {"k": 2}}, {"contrast": {"classes": [0, 3]}}]
     seen = explain(net, x, target=specs)
     assert seen.heat.shape == (3, 7, 4, 5)
     assert seen.classes is None
     for t, spec in [(0, 2), (1, "log_probability"), (2, specs[2]), (3, "predicted")]:
         assert torch.equal(seen.heat[:, t], explain(net, x, target=spec).heat)
-    assert near(seen.heat[:, 6], explain(net, x, target={"contrast": {"of": 3}}).heat)
+    assert near(seen.heat[:, 6], explain(net, x, target={"contrast": {"classes": 3}}).heat)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -117,21 +117,21 @@ def test_targets_of_every_kind_stand_side_by_side():
         (lambda: gap_linear(k=1), "runner_up", None, "Use 'binary'"),
         (lambda: gap_linear(k=1), "log_probability", None, "Use 'binary'"),
         (gap_linear, "binary", None, r"one logit a sample, \[b\] or \[b 1\]; got \(3, 4\)"),
-        (gap_linear, {"log_probability": {"of": lambda z, label: z[:, 0]}}, None, "gives scores, and classes are needed"),
-        (gap_linear, {"contrast": {"of": 7}}, None, "Class 7 is out of range: the model has 4 outputs"),
-        (gap_linear, {"contrast": {"nearest": [4]}}, None, "expected class ids from 0 to 3"),
-        (gap_linear, {"contrast": {"nearest": 0}}, None, "at least one class"),
+        (gap_linear, {"log_probability": {"classes": lambda z, label: z[:, 0]}}, None, "gives scores, and classes are needed"),
+        (gap_linear, {"contrast": {"classes": 7}}, None, "Class 7 is out of range: the model has 4 outputs"),
+        (gap_linear, {"contrast": {"similar": [4]}}, None, "expected class ids from 0 to 3"),
+        (gap_linear, {"contrast": {"similar": 0}}, None, "at least one class"),
         (gap_linear, {"contrast": {"gama": 1.0}}, None, "no option 'gama'. Did you mean 'gamma'"),
         (gap_linear, -1, None, "Class -1 is out of range: the model has 4 outputs, so classes are 0 to 3"),
         (gap_linear, "runnerup", None, "Did you mean 'runner_up'"),
-        (gap_linear, {"value": {"of": 4}}, None, "with k above 4"),
-        (gap_linear, {"value": {"less": "label"}}, None, "got none"),
+        (gap_linear, {"value": {"index": 4}}, None, "with k above 4"),
+        (gap_linear, {"value": {"reference": "label"}}, None, "got none"),
         (gap_linear, "segment", None, r"logits of every place, \[b k h w\]; the model gave \(3, 4\)"),
-        (Dense, {"segment": {"of": 4}}, None, "has 4 classes, 0 to 3"),
-        (Dense, {"segment": {"where": (8, 0)}}, None, r"a place in \(8, 10\)"),
-        (Dense, {"segment": {"where": "label"}}, None, r"class ids \(3, 8, 10\); got none"),
-        (Dense, {"segment": {"where": torch.ones(3, 3)}}, None, r"a mask is \(8, 10\) or \(3, 8, 10\)"),
-        (Dense, {"segment": {"where": "here"}}, None, "expected 'predicted'"),
+        (Dense, {"segment": {"class_id": 4}}, None, "has 4 classes, 0 to 3"),
+        (Dense, {"segment": {"region": (8, 0)}}, None, r"a place in \(8, 10\)"),
+        (Dense, {"segment": {"region": "label"}}, None, r"class ids \(3, 8, 10\); got none"),
+        (Dense, {"segment": {"region": torch.ones(3, 3)}}, None, r"a mask is \(8, 10\) or \(3, 8, 10\)"),
+        (Dense, {"segment": {"region": "here"}}, None, "expected 'predicted'"),
         (Dense, "similarity", None, r"needs embeddings \[b e\]"),
         (gap_linear, "detection", None, "name them with output="),
     ],

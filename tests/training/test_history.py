@@ -47,7 +47,7 @@ def test_maps_of_another_shape_begin_anew():
 
 def test_state_survives_a_safe_checkpoint():
     buffer = io.BytesIO()
-    torch.save(run(4).state(), buffer)
+    torch.save(run(4).state_dict(), buffer)
     buffer.seek(0)
     again = History.of(torch.load(buffer, weights_only=True))
     assert again.titles == run(4).titles
