@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 comma := ,
 # This checkout goes before any other that the same environment was made for.
 RUN = PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/python
-# What the tests run on: TESTS=tests/test_metrics.py narrows test-fast and test-slow.
+# What the tests run on: TESTS=tests/metrics narrows test-fast and test-slow.
 TESTS :=
 
 .PHONY: test test-fast test-slow test-peers mutate gallery demo check format bench clean
