@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.models import resnet18
 
-from lightning_cam import explain, methods
-from lightning_cam.capture.seen import Seen
+from lightning_cam import Seen, explain, methods
 
 
 @methods.register

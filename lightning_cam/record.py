@@ -62,6 +62,7 @@ class Record:
 
     Attributes:
         moment: when.
+        tag: ``<layer>/<method>``, or ``fused/<method>``.
         layer: the layer watched; of several fused, the last named.
         title: the layer, or the fusion and its layers, in words.
         method: the method's name.
@@ -78,6 +79,7 @@ class Record:
     """
 
     moment: Moment
+    tag: str
     layer: str
     title: str
     method: str
@@ -90,7 +92,6 @@ class Record:
     values: Mapping[str, Float[Tensor, "b t"]] = field(default_factory=dict)
     changed_in_place: bool = False
     is_logit: bool = False
-    tag: str = ""
 
     @property
     def shown(self) -> list[int]:

@@ -37,6 +37,8 @@ class TracedForward:
         layout = self.calls[i].layout
         if i not in self.maps or layout is None or not isinstance(score, Tensor) or not score.requires_grad:
             return True
+        if not score.numel():  # a detector that finds nothing
+            return True
         (gradient,) = torch.autograd.grad(score.square().sum(), self.maps[i], retain_graph=True, allow_unused=True)
         return gradient is not None and bool(layout.to_map(gradient).any())
 

@@ -71,8 +71,8 @@ def test_a_failure_on_the_first_process_is_one_warning_of_that_process(results):
     _, found, words = results
     assert [found["fails", rank]["steps"] for rank in (0, 1)] == [4, 4]
     assert found["fails", 0]["state"] == found["none", 0]["state"]
-    assert words[0].count("a look failed") == 1 and "RuntimeError: on the first process only" in words[0]
-    assert "a look failed" not in words[1]
+    assert words[0].count("fails_later failed and is left out") == 1 and "RuntimeError: on the first process only" in words[0]
+    assert "failed and is left out" not in words[1]
 
 
 def test_a_mistake_ends_both_processes_before_the_first_step_with_its_words(results):
