@@ -1,6 +1,6 @@
 """Record: what one look showed at one layer by one method, as plain tensors and numbers. b batch, t targets, m map.
 
-It is all that reporting reads: nothing in it refers to a model, a hook or a logger.
+It is all that reporting reads: nothing in it refers to a model, a hook or a logger. ``Earlier`` is what metrics compare with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -104,17 +104,21 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Earlier:
-    """One target's maps at earlier looks of the run; None where there was none.
+    """One target's maps over the run, for metrics that compare: all of one shape, on the device and in the precision of the maps.
 
-    A map is as ``lightning_cam.heat.condense`` leaves it: at layer resolution up to 1024 cells, larger ones averaged down.
-    Compare it with the condensed map of now.
+    Maps of up to 1024 cells are at layer resolution, larger ones averaged down (``lightning_cam.heat.condense``), so compare
+    these with ``now`` and not with the map itself. At the first look of a run, and outside a run (validate, test, explain),
+    there is nothing to compare with and all but ``now`` are None: a metric is NaN then. With a target such as ``predicted`` a
+    sample's class may have been another one at an earlier look.
 
     Attributes:
-        baseline: at the first look, before training.
+        now: at this look.
+        baseline: at the first look: before training, unless the schedule takes no baseline.
         previous: at the look before this.
-        best: at the look with the best value of the first metric that has a direction.
+        best: at the look with the best value so far of the first metric that has a direction.
     """
 
+    now: Float[Tensor, "b *m"] | None = None
     baseline: Float[Tensor, "b *m"] | None = None
     previous: Float[Tensor, "b *m"] | None = None
     best: Float[Tensor, "b *m"] | None = None

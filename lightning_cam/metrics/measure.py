@@ -41,7 +41,7 @@ def measure(
     columns = []
     for position in range(heat.shape[1]):
         seen = Seen(forward, layer, position, earlier(position))
-        columns.append(metric.function(heat[:, position], seen))
+        columns.append(metric.function(heat[:, position], seen).to(heat.device))
     return torch.stack(columns, 1)
 
 

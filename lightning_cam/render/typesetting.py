@@ -42,9 +42,9 @@ class Line:
 def typeset(text: str, size: int, font: str | None) -> Line:
     """The text in fonts that have its letters.
 
-    A font that lacks no more than accents draws the text without them. Else Pillow's own font leaves all of it to the first
-    of the system's fonts that has every letter; a font file keeps what it has, and leaves only the rest to others. Letters
-    that no font has are written as their code points, as U+65E5, under a warning a script.
+    Where Pillow's own font lacks letters, it leaves all of the text to the first of the system's fonts that has every one; a
+    font file keeps what it has, and leaves only the rest to others. Accents that no font has are dropped, and other letters
+    are written as their code points, as U+65E5, under a warning a script.
 
     Args:
         text: of any script.
@@ -52,20 +52,22 @@ def typeset(text: str, size: int, font: str | None) -> Line:
         font: a font file, or None for Pillow's own font, which has ASCII and few letters more.
 
     Example:
-        >>> typeset("Bär", 18, None).text
-        'Bar'
+        >>> typeset("bear 93%", 18, None).text
+        'bear 93%'
     """
     face = fonts.load(size, font)
     if font is None and text.isascii():
         return Line(((text, face),), face)
-    simple = _without_accents(text, font)
-    if simple is not None:
-        return Line(((simple, face),), face)
+    if all(fonts.has(font, letter) for letter in text):
+        return Line(((text, face),), face)
     # a text all in one font looks better than one of pieces, but what the user named is not put aside
     if font is None:
         substitute = fonts.substitute(text)
         if substitute is not None:
             return Line(((text, fonts.load(size, substitute)),), face)
+    simple = _without_accents(text, font)
+    if simple is not None:
+        return Line(((simple, face),), face)
     pieces = []
     for piece, source in _pieces(text, font):
         if source == font:

@@ -89,20 +89,22 @@ class History:
         if self.best is None or better:
             self.best, self._best_value = self.looks[-1].place, value
 
-    def earlier(self, position: int, targets: int) -> Earlier:
-        """The maps of one of so many targets at the looks before the last, which is the present one."""
+    def earlier(self, position: int, like: Float[Tensor, "b t *m"]) -> Earlier:
+        """One target's maps at the last look, which is the present one, and at those before; where and as its maps are."""
         past = self.looks[:-1]
-        if not past:
-            return Earlier()
 
         def maps(look: PastLook | None) -> Tensor | None:
             if look is None:
                 return None
-            values: Tensor = look.values.unflatten(0, (-1, targets))
-            return values[:, position]
+            values: Tensor = look.values.unflatten(0, like.shape[:2])
+            return values[:, position].to(like)
+
+        now = maps(self.looks[-1])
+        if not past:
+            return Earlier(now)
 
         best = next((look for look in past if look.place == self.best), None)
-        return Earlier(maps(past[0]), maps(past[-1]), maps(best))
+        return Earlier(now, maps(past[0]), maps(past[-1]), maps(best))
 
     def spread(self, columns: int) -> list[int]:
         """Positions of at most so many looks: the first, the last, and between them evenly over the run."""

@@ -112,10 +112,9 @@ def with_numbers(
 
 
 def _earlier(history: History | None, record: Record) -> Callable[[int], Earlier]:
-    targets = record.score.shape[1]
     if history is None:
         return lambda position: Earlier()
-    return lambda position: history.earlier(position, targets)
+    return lambda position: history.earlier(position, record.heat)
 
 
 def _rate(history: History | None, values: Mapping[str, Float[Tensor, "b t"]], metrics: Sequence[Entry[Any]]) -> None:

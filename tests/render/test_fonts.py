@@ -120,12 +120,22 @@ def test_fonts_are_found_by_name_and_ranked_without_being_opened(folder):
     assert [Path(file).name for file in fonts.installed()] == ranked
 
 
-def test_latin_names_look_for_no_font(folder, monkeypatch):
+def test_names_that_the_own_font_has_look_for_no_other(folder, monkeypatch):
     def searched():
         raise AssertionError("fonts were searched")
 
     monkeypatch.setattr(fonts, "folders", searched)
-    assert [typeset(name, 18, None).text for name in ("cat", "Bär", "Chloé 5%")] == ["cat", "Bar", "Chloe 5%"]
+    assert [typeset(name, 18, None).text for name in ("cat", "cat 5% · #3")] == ["cat", "cat 5% · #3"]
+
+
+def test_accents_are_drawn_where_a_font_has_them(with_dejavu):
+    line = typeset("Bär · 93%", 18, None)
+    assert line.text == "Bär · 93%"
+    assert len(line.pieces) == 1 and line.pieces[0][1] is not line.face
+
+
+def test_accents_that_no_font_has_are_dropped(folder):
+    assert [typeset(name, 18, None).text for name in ("Bär · 93%", "Chloé 5%")] == ["Bar · 93%", "Chloe 5%"]
 
 
 def test_every_page_draws_names_of_other_scripts(with_dejavu):

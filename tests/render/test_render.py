@@ -111,11 +111,10 @@ def test_verdict_is_a_colour_that_colour_blind_eyes_tell_apart():
     assert strip[None][:, 10, 0].tolist() == list(PAPER)
 
 
-def test_text_too_long_is_cut_and_accents_without_a_glyph_are_dropped():
+def test_text_too_long_is_cut():
     cut = clip(typeset("a" * 100, 18, None), 100)
     assert cut.text.endswith("...")
     assert 90 < cut.length <= 100
-    assert typeset("Bär · 93%", 18, None).text == "Bar · 93%"
 
 
 @pytest.mark.parametrize(("encoding", "tolerance"), [("png", 0), ("jpeg", 40)])
