@@ -104,7 +104,7 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Earlier:
-    """One target's maps over the run, for metrics that compare: all of one shape, on the device and in the precision of the maps.
+    """One target's maps over the run, for metrics that compare: of one shape, on the device and in the precision of the maps.
 
     Maps of up to 1024 cells are at layer resolution, larger ones averaged down (``lightning_cam.heat.condense``), so compare
     these with ``now`` and not with the map itself. At the first look of a run, and outside a run (validate, test, explain),

@@ -1,8 +1,8 @@
 """Metrics: ``(heat, seen) -> score [b]``, NaN where undefined. ``names()`` lists them, ``@register`` adds one.
 
-``@register(range=(0, 1), higher_is_better=True, floor=...)`` says what values mean; each is optional. ``floor`` is a number, or a
-function of ``seen`` and the metric's options, that a map without preference scores; the first metric with a direction says which
-look of a run is the best. A metric that compares with the baseline's map, the previous look's or the best one's reads
+``@register(range=(0, 1), higher_is_better=True, floor=...)`` says what values mean; each is optional. ``floor`` is what a map
+without preference scores: a number, or a function of ``seen`` and the metric's options. The first metric with a direction says
+which look of a run is the best. A metric that compares with the baseline's map, the previous look's or the best one's reads
 ``seen.earlier``.
 """
 
