@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_cam import render
 from lightning_cam.capture.session import open_session
-from lightning_cam.cli.figure import SIDE, Told, figure, heat, overlay
+from lightning_cam.cli.figure import SIDE, FigureWords, figure, heat, overlay
 from lightning_cam.cli.image_file import Preparation, blank, open_image
 from lightning_cam.cli.models import load_model
 from lightning_cam.cli.options import build_parser
@@ -20,9 +20,8 @@ from lightning_cam.explain import Explanation, explain
 from lightning_cam.heat import maximum
 from lightning_cam.model.trace import Call
 from lightning_cam.registry import METHODS
+from lightning_cam.render.picture import FILE_ENDINGS
 from lightning_cam.render.style import Style
-
-_FILE_ENDINGS = {"jpeg": "jpg", "png": "png"}
 
 Result = TypeVar("Result")
 
@@ -111,7 +110,7 @@ def _words(
     explanation: Explanation,
     probability: Float[Tensor, "k"],
     names: Mapping[int, str],
-) -> Told:
+) -> FigureWords:
     c = 0  # the single output of a model without classes
     if explanation.classes is not None:
         c = int(explanation.classes[0])
@@ -121,7 +120,7 @@ def _words(
     strength = "no evidence for this class"
     if peak > 0:
         strength = f"peak {peak:.3g}"
-    return Told(
+    return FigureWords(
         headline=f"{class_name(c, names)} {_percent(float(probability[c]))}",
         how=f"{explanation.method} at {explanation.layer} of {Path(model).name}",
         under_heat=f"{u} x {v}, {strength}",
@@ -139,7 +138,7 @@ def _percent(probability: float) -> str:
 def _write(folder: Path, stem: str, pictures: Mapping[str, Tensor], style: Style) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, picture in pictures.items():
-        path = folder / f"{stem}{suffix}.{_FILE_ENDINGS[style.encoding]}"
+        path = folder / f"{stem}{suffix}.{FILE_ENDINGS[style.encoding]}"
         path.write_bytes(render.encode(render.to_host(picture), style.encoding))
         print(path)
 

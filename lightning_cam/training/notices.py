@@ -19,8 +19,9 @@ class Notices:
     def __init__(self, on_error: str, owner: str = "CAMCallback") -> None:
         if on_error not in ("warn", "raise"):
             raise ValueError(f"on_error={on_error!r}: expected 'warn' or 'raise'.")
-        self.on_error, self.owner = on_error, owner
-        self._given: set[str] = set()
+        self.on_error = on_error
+        self.owner = owner
+        self._causes: set[str] = set()
 
     def warn(self, text: str, cause: str | None = None) -> None:
         """Warn, once a cause; without one, once a text."""
@@ -47,8 +48,9 @@ class Notices:
                 raise
             self.failed(f"writing to {owner} failed", error)
 
+    # no lru_cache or warnings filter: a second run in the same process is warned again
     def _is_new(self, cause: str) -> bool:
-        if cause in self._given:
+        if cause in self._causes:
             return False
-        self._given.add(cause)
+        self._causes.add(cause)
         return True
