@@ -24,10 +24,10 @@ _GAP = 12  # pixels between the panels
 
 @dataclass(frozen=True)
 class FigureWords:
-    """The words of the pictures: the class with its percentage, how it came about, and a line under each panel."""
+    """The words of the pictures: the class with its percentage, where the map is from, and a line under each panel."""
 
     headline: str
-    how: str
+    source: str
     under_heat: str
     under_photo: str
 
@@ -69,7 +69,7 @@ def figure(
     ]
     lines = strips(captions, panels.shape[-1], font_size(type_style), style.font)
     cards = grid(torch.cat([panels, lines], 2), 2, _GAP)
-    return under_header(cards, (words.headline, words.how), type_style)
+    return under_header(cards, (words.headline, words.source), type_style)
 
 
 def _written(picture: UInt8[Tensor, "3 s s"], text: str, style: Style) -> UInt8[Tensor, "3 s s"]:

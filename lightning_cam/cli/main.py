@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         commands[args.command](args)
     except (ValueError, OSError) as error:
-        print(f"lightning-cam: error: {_one_line(error)}", file=sys.stderr)
+        print(f"lightning-cam: error: {_joined_lines(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -122,7 +122,7 @@ def _words(
         strength = f"peak {peak:.3g}"
     return FigureWords(
         headline=f"{class_name(c, names)} {_percent(float(probability[c]))}",
-        how=f"{explanation.method} at {explanation.layer} of {Path(model).name}",
+        source=f"{explanation.method} at {explanation.layer} of {Path(model).name}",
         under_heat=f"{u} x {v}, {strength}",
         under_photo=Path(args.image).name,
     )
@@ -184,7 +184,7 @@ def _run(task: Callable[[nn.Module], Result], model: nn.Module, images: Tensor) 
         raise
     except Exception as error:
         shape = "x".join(map(str, images.shape[1:]))
-        cause = f"{type(error).__name__}: {_one_line(error)[:300]}"
+        cause = f"{type(error).__name__}: {_joined_lines(error)[:300]}"
         raise ValueError(f"The model could not be run on an image {shape}. {cause}") from error
 
 
@@ -204,5 +204,5 @@ def _no_logits(output: object) -> ValueError:
     return ValueError(f"The model gave {output}, and classes are ranked by logits [1 k]; name them with --output.")
 
 
-def _one_line(error: Exception) -> str:
+def _joined_lines(error: Exception) -> str:
     return " ".join(str(error).split())

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from lightning_cam.data.batch import Batch, FixedBatch, is_indices
 from lightning_cam.data.collated import read_batch
-from lightning_cam.data.dataset import first_of_each_class, labels_of, name_of, normalization_of, wrapped_datasets
+from lightning_cam.data.dataset import first_per_class, labels_of, name_of, normalization_of, wrapped_datasets
 from lightning_cam.model.layout import spatial_dims
 from lightning_cam.no_trace import isolated_generators, isolated_rng
 
@@ -144,7 +144,7 @@ def _indices(data: Any, options: Batch, loader: Any, spatial_dims: int) -> list[
         labels = labels_of(data)
         if labels is None:
             labels = _scanned_labels(data, options, loader, spatial_dims)
-        return first_of_each_class(labels, options.per_class)
+        return first_per_class(labels, options.per_class)
     if not is_indices(options.samples):
         return list(range(min(options.samples, len(data))))
     wrong = [i for i in options.samples if not -len(data) <= i < len(data)]

@@ -36,7 +36,7 @@ class FrozenReference:
         if self.reference is None:
             self.reference = _storable(embedding)
         reference = self.reference.to(embedding)
-        # one row would spread over any batch, so only rows of another number are wrong
+        # a single row serves every sample
         fits = reference.ndim == 1 or len(reference) in (1, len(embedding))
         if reference.shape[-1] != embedding.shape[1] or not fits:
             raise ValueError(

@@ -9,7 +9,7 @@ def refuse_sharded(trainer: Any) -> None:
     Raises:
         ValueError: under FSDP, tensor parallelism and DeepSpeed's stage 3.
     """
-    # by name: these classes are imported only where their packages are installed
+    # by name, since a Trainer may come from either of Lightning's packages
     kind = type(trainer.strategy).__name__
     if kind in ("FSDPStrategy", "ModelParallelStrategy") or _zero_stage(trainer.strategy) == 3:
         raise ValueError(

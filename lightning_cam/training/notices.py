@@ -48,7 +48,7 @@ class Notices:
                 raise
             self.failed(f"writing to {owner} failed", error)
 
-    # no lru_cache or warnings filter: a second run in the same process is warned again
+    # remembered here: Python's own filter goes by the text and the line, not by the cause
     def _is_new(self, cause: str) -> bool:
         if cause in self._causes:
             return False
