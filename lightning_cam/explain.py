@@ -211,15 +211,18 @@ def explain(
     if len(layers) > 1 and fusion is None:
         raise ValueError(f"{len(layers)} layers give {len(layers)} maps: name one layer, or fuse='mean' to make one of them.")
     images = image_batch(images, spatial_dims(model))
+    # a model without parameters runs where the images are
     weight = next(model.parameters(), None)
     if weight is not None:
         images = images.to(weight.device)
     with open_session(model, layers, images, output=output) as session:
         forward = session.forward(images, chosen_target)
+        # a single method, and several layers are fused, so there is a single plan
         (plan,) = map_plans(session.layers, [entry], fusion)
         heat = plan.heat(forward)
         title = plan.title(forward)
     choice = forward.target_scores.choice
+    # a graph held by the result would hold the model's activations too
     score = forward.target_scores.score.detach()
     classes = None
     if choice.logit:

@@ -132,6 +132,7 @@ def _take(batch: Any, key: Key, option: str) -> Any:
     if callable(key):
         return key(batch)
     try:
+        # a number is a position, except where the batch has names
         if isinstance(batch, Mapping) or isinstance(key, int):
             return batch[key]
         return getattr(batch, str(key))

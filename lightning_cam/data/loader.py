@@ -47,6 +47,7 @@ def load_fixed_batch(source: SampleSource, options: Batch) -> FixedBatch:
     Raises:
         ValueError: for an index out of range, a loader that does not exist, or a batch that cannot be read.
     """
+    # tensors made in inference mode could take no part in a gradient at a look
     with isolated_rng(seed=0), torch.inference_mode(False), torch.no_grad():
         if options.is_handed_in:
             return _handed_in(source, options)
@@ -150,6 +151,7 @@ def _indices(data: Any, options: Batch, loader: Any, spatial_dims: int) -> list[
     wrong = [i for i in options.samples if not -len(data) <= i < len(data)]
     if wrong:
         raise ValueError(f"Sample {wrong[0]} is out of range: the dataset has {len(data)} samples, 0 to {len(data) - 1}.")
+    # negative indices count from the end, and captions name the position
     return [i % len(data) for i in options.samples]
 
 
@@ -170,6 +172,7 @@ def _first_samples(loader: Any, data: Any, options: Batch) -> Any:
     if is_indices(options.samples) or options.per_class is not None:
         raise ValueError("Samples can be chosen by index or class only from a dataset with indices; give a count or a batch.")
     if data is not None and getattr(loader, "batch_size", None) is not None:
+        # from the dataset itself: the loader would start workers and draw a whole batch
         samples = list(islice(iter(data), _count(options)))
         if samples:
             return _collate(loader)(samples)

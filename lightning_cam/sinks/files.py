@@ -38,6 +38,7 @@ def files(
     """
     ending = FILE_ENDINGS[picture.encoding]
     place = folder / tag
+    # it shows the run so far, so the newest replaces the one before
     if place.name == "filmstrip":
         _write(place.with_suffix(f".{ending}"), picture.encode())
         return

@@ -40,6 +40,7 @@ def find(spec: Any) -> Target:
         >>> find(3).choose(torch.zeros(2, 5), None, None).classes.tolist()
         [[3], [3]]
     """
+    # to Python True is an int, but it is no class 1
     if isinstance(spec, bool):
         raise TypeError(f"A target is a name, a class id, a callable or a list of these; got {spec!r}.")
     if isinstance(spec, int):
@@ -53,6 +54,7 @@ def find(spec: Any) -> Target:
         if not spec:
             raise ValueError("The list of targets is empty; expected names, class ids or callables.")
         return TargetList.of([find(item) for item in spec])
+    # a class of targets has both methods too
     if isinstance(spec, Target) and not inspect.isclass(spec):
         return spec
     _refuse_probability(spec)
@@ -101,6 +103,7 @@ class FunctionTarget:
         """The classes; for scores what is needed to ask again."""
         answer = _numbers(self.function(output, label))
         if answer.is_floating_point():
+            # scores are asked for at every changed output, so the label has to stay
             return Choice((label,), single=answer.ndim == 1)
         return choice_of_classes(answer, output)
 
@@ -190,6 +193,7 @@ def _side_by_side(parts: Sequence[Tensor | None], widths: Sequence[int], missing
         column = part
         if column is None:
             column = blank.expand(-1, width)
+        # classes or flags, brought to a type that holds both
         columns.append(column.long())
     return torch.cat(columns, 1)
 

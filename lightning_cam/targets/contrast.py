@@ -86,6 +86,7 @@ class ClassContrast:
             others = self._named(output).expand(*choice.classes.shape, -1)
         # named look-alikes may hold the class itself; it counts for nothing, and the mean is over the rest
         counts = (others != choice.classes[..., None]).to(output.dtype)
+        # at least 1: where no look-alike is left, the score is the logit itself
         share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
         return replace(choice, parts=(others, share))
 

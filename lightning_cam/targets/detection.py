@@ -114,6 +114,7 @@ def _best_match(
 ) -> Float[Tensor, ""]:
     """Score and overlap of the box that matches best."""
     overlap = _iou(sample["boxes"], box)
+    # which boxes count is a choice, through which no gradient goes
     fits = (sample["labels"] == class_id) & (overlap.detach() >= iou_threshold)
     if not bool(fits.any()):
         # zero, but still connected to the input: a map of zeros, not an error
@@ -127,4 +128,5 @@ def _iou(boxes: Float[Tensor, "n 4"], box: Float[Tensor, "4"]) -> Float[Tensor, 
     bottom = torch.minimum(boxes[:, 2:], box[2:])
     shared = (bottom - top).clamp(min=0).prod(1)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod()
+    # two boxes without area have no union
     return shared / (area - shared).clamp(min=1e-9)

@@ -113,6 +113,7 @@ def _place_mask(region: Sequence[int], predicted: Int[Tensor, "b *m"]) -> Bool[T
     if len(place) != len(size) or not all(0 <= p < n for p, n in zip(place, size, strict=True)):
         raise ValueError(f"segment(region={region!r}): expected a place in {size}, the size of the output, as (y, x).")
     mask = torch.zeros_like(predicted, dtype=torch.bool)
+    # with the batch last, one place reaches every sample
     mask.movedim(0, -1)[place] = True
     return mask
 
@@ -138,6 +139,7 @@ def _commonest(
     """The class of most places in the mask, but for the background and ids that are no class (an ignored 255)."""
     counted = mask & (class_map >= 0) & (class_map < k)
     votes = torch.zeros(len(class_map), k, device=class_map.device)
+    # an ignored id has to point to some class, and adds no vote there
     votes.scatter_add_(1, class_map.clamp(0, k - 1).flatten(1), counted.flatten(1).float())
     if background is not None and 0 <= background < k and k > 1:
         # half a vote: less than that of any place, more than that of none

@@ -90,6 +90,7 @@ def masked_score(target: Target, output: Any, choice: Choice) -> Float[Tensor, "
     score = target.score(output, choice)
     if choice.absent is None:
         return score
+    # no number rather than 0, which would be a score like any other
     return score.masked_fill(choice.absent, torch.nan)
 
 

@@ -35,6 +35,7 @@ class Notices:
 
     def failed(self, what: str, error: Exception) -> None:
         """Warn of what failed; errors of one kind from one place are one cause, whatever number or path they name."""
+        # where it was raised, not where it was caught
         place = traceback.extract_tb(error.__traceback__)[-1]
         cause = f"{what} {type(error).__name__} {place.filename} {place.lineno}"
         self.warn(f"{what}, training goes on: {type(error).__name__}: {error}", cause)

@@ -68,6 +68,7 @@ def report_record(record: Record, batch: FixedBatch, album: Album) -> None:
 def report_concepts(concepts: Concepts, batch: FixedBatch, moment: Moment, album: Album) -> None:
     """Publish every sample beside its concepts, over a legend."""
     style = album.style
+    # the dataset's own, unless the user named another
     if style.normalization is None and batch.normalization is not None:
         mean, std = batch.normalization
         style = replace(style, mean=mean, std=std)

@@ -31,6 +31,7 @@ class Schedule:
 
     def due(self, trainer: Any) -> bool:
         """Whether this epoch is one to look at."""
+        # epochs count from 0, and the n-th is the first to be looked at
         return int(trainer.current_epoch + 1) % self.every_n_epochs == 0
 
 
