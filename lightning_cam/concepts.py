@@ -46,8 +46,8 @@ class Concepts:
     @property
     def shares(self) -> Float[Tensor, "b k *m"]:
         """The maps over each concept's maximum in the batch: 0 to 1."""
-        of_one_concept = [d for d in range(self.maps.ndim) if d != 1]
-        peak = self.maps.amax(of_one_concept, keepdim=True)
+        dims = [d for d in range(self.maps.ndim) if d != 1]
+        peak = self.maps.amax(dims, keepdim=True)
         return self.maps / peak.where(peak > 0, 1)
 
     def picture(

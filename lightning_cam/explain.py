@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_cam.capture.session import open_session
 from lightning_cam.data.class_names import class_name
+from lightning_cam.data.collated import image_batch
 from lightning_cam.figures.cards import Cards
 from lightning_cam.figures.sheet import sheet
 from lightning_cam.heat import maximum
@@ -19,17 +20,15 @@ from lightning_cam.methods.fusion import find_fusion
 from lightning_cam.model.layout import spatial_dims
 from lightning_cam.model.output import Output
 from lightning_cam.registry import METHODS
-from lightning_cam.render.picture import encode, to_host
+from lightning_cam.render.picture import FILE_ENDINGS, encode, to_host
 from lightning_cam.render.style import Encoding, Style
 from lightning_cam.render.text import Caption
 from lightning_cam.targets.adapters import find
 
-_SHAPES = {1: "c l", 2: "c h w", 3: "c d h w"}
-
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What one look showed.
+    """The maps of one look, and the numbers that they explain.
 
     Attributes:
         heat: raw maps at layer resolution, signed where the method is; [b u v], or [b t u v] for several targets; of signals
@@ -55,14 +54,16 @@ class Explanation:
 
         Of volumes every slice, [b 3 d h w]; signals as lines of the style's size. An absent target shows no heat.
         """
-        drawn = self._cards(style, range(len(self._flat))).overlays(self._flat)
+        cards = self._cards(style, range(len(self._flat)))
+        drawn = cards.overlays(self._flat)
         if self._several:
             drawn = drawn.reshape(-1, self._targets, *drawn.shape[1:])
         return drawn
 
     def normalized(self, style: Style | None = None) -> Float[Tensor, "*b u v"]:
         """The maps scaled to [0, 1] as the style says; the scale ``run`` means the same as ``batch`` here."""
-        return self._cards(style, range(len(self._flat))).normalized(self._flat).reshape(self.heat.shape)
+        cards = self._cards(style, range(len(self._flat)))
+        return cards.normalized(self._flat).reshape(self.heat.shape)
 
     def sheet(self, style: Style | None = None, names: Sequence[str] | None = None) -> UInt8[Tensor, "3 height width"]:
         """All of it as one picture: a card for each image and target, and the colour scale.
@@ -80,6 +81,7 @@ class Explanation:
         columns = None
         if self._several:
             count += f", {self._targets} targets each"
+            # a row a sample only where no card is left out, or a column would mix targets
             if len(self._present) == len(captions):
                 columns = self._targets
         title = f"{self.method} at {self.layer}", count
@@ -90,7 +92,9 @@ class Explanation:
         """Write the sheet as one picture; ``.png`` as PNG, else as JPEG."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        encoding: Encoding = "png" if path.suffix.lower() == ".png" else "jpeg"
+        encoding: Encoding = "jpeg"
+        if path.suffix.lower() == ".png":
+            encoding = "png"
         path.write_bytes(encode(to_host(self.sheet(style, names)), encoding))
         return path
 
@@ -100,19 +104,18 @@ class Explanation:
         Raises:
             ValueError: for another number of names than of images.
         """
-        names, t = self._names(names), self._targets
+        names = self._names(names)
         cards = self._cards(style, range(len(self._flat)))
         pixels = to_host(cards.pictures(self._flat))
-        ending = "jpg" if cards.style.encoding == "jpeg" else "png"
+        encoding = cards.style.encoding
         Path(folder).mkdir(parents=True, exist_ok=True)
-        written = []
+        paths = []
         for i in self._present:
-            which = ""
-            if self._several:
-                which = f"_{self._classes[i] if self._classes[i] >= 0 else i % t}"
-            written.append(Path(folder) / f"{names[i // t]}_{self.method}{which}.{ending}")
-            written[-1].write_bytes(encode(pixels[i], cards.style.encoding))
-        return written
+            name = f"{names[i // self._targets]}_{self.method}{self._target_suffix(i)}"
+            path = Path(folder) / f"{name}.{FILE_ENDINGS[encoding]}"
+            path.write_bytes(encode(pixels[i], encoding))
+            paths.append(path)
+        return paths
 
     @property
     def _several(self) -> bool:
@@ -140,6 +143,13 @@ class Explanation:
         present = ~self.score.flatten().isnan()
         positions: list[int] = (present | ~present.any()).nonzero()[:, 0].tolist()
         return positions
+
+    def _target_suffix(self, position: int) -> str:
+        if not self._several:
+            return ""
+        if self._classes[position] < 0:
+            return f"_{position % self._targets}"
+        return f"_{self._classes[position]}"
 
     def _cards(self, style: Style | None, positions: Sequence[int]) -> Cards:
         style = style or Style()
@@ -194,23 +204,34 @@ def explain(
         >>> explain(resnet18(), torch.rand(2, 3, 224, 224)).heat.shape
         torch.Size([2, 7, 7])
     """
-    entry, chosen_target = METHODS.find(method), find(target)
+    entry = METHODS.find(method)
+    chosen_target = find(target)
     layers = _listed(layer)
     fusion = find_fusion(fuse, layers)
     if len(layers) > 1 and fusion is None:
         raise ValueError(f"{len(layers)} layers give {len(layers)} maps: name one layer, or fuse='mean' to make one of them.")
-    images = _batch_of(model, images)
+    images = image_batch(images, spatial_dims(model))
+    # a model without parameters runs where the images are
+    weight = next(model.parameters(), None)
+    if weight is not None:
+        images = images.to(weight.device)
     with open_session(model, layers, images, output=output) as session:
         forward = session.forward(images, chosen_target)
+        # a single method, and several layers are fused, so there is a single plan
         (plan,) = map_plans(session.layers, [entry], fusion)
-        heat, title = plan.heat(forward), plan.title(forward)
-    scores = forward.target_scores
-    score, classes = scores.score.detach(), None
-    if scores.choice.logit:
-        classes = scores.choice.classes
-    if scores.choice.single:
-        heat, score = heat[:, 0], score[:, 0]
-        classes = None if classes is None else classes[:, 0]
+        heat = plan.heat(forward)
+        title = plan.title(forward)
+    choice = forward.target_scores.choice
+    # a graph held by the result would hold the model's activations too
+    score = forward.target_scores.score.detach()
+    classes = None
+    if choice.logit:
+        classes = choice.classes
+    if choice.single:
+        heat = heat[:, 0]
+        score = score[:, 0]
+    if choice.single and classes is not None:
+        classes = classes[:, 0]
     logits = forward.output
     if isinstance(logits, Tensor):
         logits = logits.detach()
@@ -223,18 +244,3 @@ def _listed(layer: Any) -> list[str | nn.Module]:
     if isinstance(layer, list | tuple):
         return list(layer)
     return [layer]
-
-
-def _batch_of(model: nn.Module, images: Any) -> Shaped[Tensor, "b ..."]:
-    """A batch on the model's device; one image becomes a batch of one."""
-    dims = spatial_dims(model)
-    if not isinstance(images, Tensor) or images.ndim not in (dims + 1, dims + 2):
-        shape = _SHAPES[dims]
-        kind = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"explain takes images [b {shape}] or one image [{shape}] as a tensor; got {kind}.")
-    if images.ndim == dims + 1:
-        images = images[None]
-    weight = next(model.parameters(), None)
-    device = images.device if weight is None else weight.device
-    batch: Tensor = images.to(device)
-    return batch

@@ -160,8 +160,8 @@ class Registry(Generic[F]):
     def _by_mapping(self, spec: Mapping[Any, Any]) -> Entry[F]:
         if len(spec) != 1:
             raise ValueError(f"A {self.noun} with options is one entry, {{name: {{option: value}}}}; got {spec!r}.")
-        ((name, given_options),) = spec.items()
-        options = dict(given_options or {})  # a name with nothing behind it is None in YAML
+        ((name, values),) = spec.items()
+        options = dict(values or {})  # a name with nothing behind it is None in YAML
         if name in self._wrappers:
             return self._wrapped(name, options)
         return self._with_options(self._by_name(name), options)

@@ -23,11 +23,11 @@ _GAP = 12  # pixels between the panels
 
 
 @dataclass(frozen=True)
-class Told:
-    """The words of the pictures: the class with its percentage, how it was found, and a line under each panel."""
+class FigureWords:
+    """The words of the pictures: the class with its percentage, where the map is from, and a line under each panel."""
 
     headline: str
-    how: str
+    source: str
     under_heat: str
     under_photo: str
 
@@ -47,17 +47,29 @@ def overlay(
 
 
 def figure(
-    photo: UInt8[Tensor, "1 3 s s"], normalized: Float[Tensor, "1 u v"], told: Told, style: Style
+    photo: UInt8[Tensor, "1 3 s s"],
+    normalized: Float[Tensor, "1 u v"],
+    words: FigureWords,
+    style: Style,
 ) -> UInt8[Tensor, "3 y x"]:
     """Two panels, the heat map and the photograph with it, under a header with the colour scale."""
-    # the size of type, apart from that of the panels
+    # type is set for a small tile, however large the panels are
     type_style = replace(style, tile=170)
-    panels = [panel_row(photo, normalized, replace(style, panels=(panel,))) for panel in ("heat", "overlay")]
-    pictures = torch.cat(panels)
-    under = [Caption("heat map", told.under_heat), Caption("original with heat map", told.under_photo)]
-    words = strips(under, pictures.shape[-1], font_size(type_style), style.font)
-    cards = grid(torch.cat([pictures, words], 2), 2, _GAP)
-    return under_header(cards, (told.headline, told.how), type_style)
+    heat_style = replace(style, panels=("heat",))
+    overlay_style = replace(style, panels=("overlay",))
+    panels = torch.cat(
+        [
+            panel_row(photo, normalized, heat_style),
+            panel_row(photo, normalized, overlay_style),
+        ]
+    )
+    captions = [
+        Caption("heat map", words.under_heat),
+        Caption("original with heat map", words.under_photo),
+    ]
+    lines = strips(captions, panels.shape[-1], font_size(type_style), style.font)
+    cards = grid(torch.cat([panels, lines], 2), 2, _GAP)
+    return under_header(cards, (words.headline, words.source), type_style)
 
 
 def _written(picture: UInt8[Tensor, "3 s s"], text: str, style: Style) -> UInt8[Tensor, "3 s s"]:
@@ -66,11 +78,13 @@ def _written(picture: UInt8[Tensor, "3 s s"], text: str, style: Style) -> UInt8[
     size = side // 20
     gap = side // 40
     line = clip(typeset(text, size, style.font), side - 4 * gap)
-    canvas = Image.fromarray(np.ascontiguousarray(picture.movedim(0, -1).numpy())).convert("RGBA")
+    pixels = np.ascontiguousarray(picture.movedim(0, -1).numpy())
+    canvas = Image.fromarray(pixels).convert("RGBA")
     plate = Image.new("RGBA", canvas.size)
     draw = ImageDraw.Draw(plate)
     right = 3 * gap + line.length
     top = side - gap - 1.9 * size
     draw.rounded_rectangle((gap, top, right, side - gap), size // 3, _PLATE)
-    write(draw, (2 * gap, (top + side - gap) / 2), line, _WHITE, "lm")
+    middle = (top + side - gap) / 2
+    write(draw, (2 * gap, middle), line, _WHITE, "lm")
     return to_tensor(Image.alpha_composite(canvas, plate).convert("RGB"))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_cam import render
 from lightning_cam.capture.session import open_session
-from lightning_cam.cli.figure import SIDE, Told, figure, heat, overlay
+from lightning_cam.cli.figure import SIDE, FigureWords, figure, heat, overlay
 from lightning_cam.cli.image_file import Preparation, blank, open_image
 from lightning_cam.cli.models import load_model
 from lightning_cam.cli.options import build_parser
@@ -20,9 +20,8 @@ from lightning_cam.explain import Explanation, explain
 from lightning_cam.heat import maximum
 from lightning_cam.model.trace import Call
 from lightning_cam.registry import METHODS
+from lightning_cam.render.picture import FILE_ENDINGS
 from lightning_cam.render.style import Style
-
-_FILE_ENDINGS = {"jpeg": "jpg", "png": "png"}
 
 Result = TypeVar("Result")
 
@@ -37,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         commands[args.command](args)
     except (ValueError, OSError) as error:
-        print(f"lightning-cam: error: {_one_line(error)}", file=sys.stderr)
+        print(f"lightning-cam: error: {_joined_lines(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -111,7 +110,7 @@ def _words(
     explanation: Explanation,
     probability: Float[Tensor, "k"],
     names: Mapping[int, str],
-) -> Told:
+) -> FigureWords:
     c = 0  # the single output of a model without classes
     if explanation.classes is not None:
         c = int(explanation.classes[0])
@@ -121,9 +120,9 @@ def _words(
     strength = "no evidence for this class"
     if peak > 0:
         strength = f"peak {peak:.3g}"
-    return Told(
+    return FigureWords(
         headline=f"{class_name(c, names)} {_percent(float(probability[c]))}",
-        how=f"{explanation.method} at {explanation.layer} of {Path(model).name}",
+        source=f"{explanation.method} at {explanation.layer} of {Path(model).name}",
         under_heat=f"{u} x {v}, {strength}",
         under_photo=Path(args.image).name,
     )
@@ -139,7 +138,7 @@ def _percent(probability: float) -> str:
 def _write(folder: Path, stem: str, pictures: Mapping[str, Tensor], style: Style) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for suffix, picture in pictures.items():
-        path = folder / f"{stem}{suffix}.{_FILE_ENDINGS[style.encoding]}"
+        path = folder / f"{stem}{suffix}.{FILE_ENDINGS[style.encoding]}"
         path.write_bytes(render.encode(render.to_host(picture), style.encoding))
         print(path)
 
@@ -185,7 +184,7 @@ def _run(task: Callable[[nn.Module], Result], model: nn.Module, images: Tensor) 
         raise
     except Exception as error:
         shape = "x".join(map(str, images.shape[1:]))
-        cause = f"{type(error).__name__}: {_one_line(error)[:300]}"
+        cause = f"{type(error).__name__}: {_joined_lines(error)[:300]}"
         raise ValueError(f"The model could not be run on an image {shape}. {cause}") from error
 
 
@@ -205,5 +204,5 @@ def _no_logits(output: object) -> ValueError:
     return ValueError(f"The model gave {output}, and classes are ranked by logits [1 k]; name them with --output.")
 
 
-def _one_line(error: Exception) -> str:
+def _joined_lines(error: Exception) -> str:
     return " ".join(str(error).split())

@@ -76,7 +76,7 @@ class Batch:
         return cls(samples=spec)
 
     @property
-    def given(self) -> bool:
+    def is_handed_in(self) -> bool:
         """Whether the samples are a batch handed in rather than a choice from a dataset."""
         return not isinstance(self.samples, int) and not is_indices(self.samples)
 

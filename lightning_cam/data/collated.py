@@ -13,7 +13,8 @@ from lightning_cam.data.regions import to_mask
 
 _IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "input", "inputs", "data")
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "classes")
-_SHAPES = {1: "signals [b c t]", 2: "images [b c h w]", 3: "volumes [b c d h w]"}
+_BATCH_SHAPES = {1: "signals [b c t]", 2: "images [b c h w]", 3: "volumes [b c d h w]"}
+_IMAGE_SHAPES = {1: "c l", 2: "c h w", 3: "c d h w"}
 
 
 def read_batch(batch: Any, options: Batch, sides: int = 2) -> FixedBatch:
@@ -33,14 +34,37 @@ def read_batch(batch: Any, options: Batch, sides: int = 2) -> FixedBatch:
     """
     images = _images(batch, options.image, sides)
     labels = _labels(batch, options.label, images)
-    masks = {name: to_mask(_take(batch, key, "regions"), images) for name, key in _region_keys(options).items()}
+    masks = {}
+    for name, key in _region_keys(options).items():
+        masks[name] = to_mask(_take(batch, key, "regions"), images)
     if labels is not None and len(labels) != len(images):
         raise ValueError(f"The batch has {len(images)} images and {len(labels)} labels; name them with Batch(label=...).")
-    return FixedBatch(images, labels, masks, names=tuple(f"sample {i}" for i in range(len(images))))
+    names = tuple(f"sample {i}" for i in range(len(images)))
+    return FixedBatch(images, labels, masks, names=names)
+
+
+def image_batch(images: Any, sides: int) -> Shaped[Tensor, "b c *s"]:
+    """Images by themselves as a batch: one image becomes a batch of one.
+
+    Raises:
+        ValueError: for anything but a tensor of one image or of several, each of so many sides.
+    """
+    if not isinstance(images, Tensor) or images.ndim not in (sides + 1, sides + 2):
+        shape = _IMAGE_SHAPES[sides]
+        kind = type(images).__name__
+        if isinstance(images, Tensor):
+            kind = str(tuple(images.shape))
+        raise ValueError(f"explain takes images [b {shape}] or one image [{shape}] as a tensor; got {kind}.")
+    if images.ndim == sides + 1:
+        return images[None]
+    return images
 
 
 def _images(batch: Any, key: Key, sides: int) -> Shaped[Tensor, "b c *s"]:
-    images = _search(batch, _IMAGE_KEYS, 0) if key is None else _take(batch, key, "image")
+    if key is None:
+        images = _search(batch, _IMAGE_KEYS, 0)
+    else:
+        images = _take(batch, key, "image")
     if isinstance(images, list | tuple) and images and all(isinstance(image, Tensor) for image in images):
         images = _stacked(images)
     if not isinstance(images, Tensor):
@@ -61,13 +85,16 @@ def _stacked(images: Sequence[Tensor]) -> Tensor:
 
 def _no_images(batch: Any, sides: int, got: str) -> str:
     return (
-        f"No {_SHAPES[sides]} in the batch: {describe(batch)}; found {got}. Say where they are with Batch(image=...): "
-        "a key, a position or a callable."
+        f"No {_BATCH_SHAPES[sides]} in the batch: {describe(batch)}; found {got}. "
+        "Say where they are with Batch(image=...): a key, a position or a callable."
     )
 
 
 def _labels(batch: Any, key: Key, images: Tensor) -> Tensor | None:
-    labels = _search(batch, _LABEL_KEYS, 1) if key is None else _take(batch, key, "label")
+    if key is None:
+        labels = _search(batch, _LABEL_KEYS, 1)
+    else:
+        labels = _take(batch, key, "label")
     if isinstance(labels, Tensor):
         return labels.to(images.device)
     # words, as captions are, name no class
@@ -89,7 +116,10 @@ def _search(batch: Any, keys: Sequence[str], position: int) -> Any:
     if isinstance(batch, Tensor):
         batch = (batch,)
     for key in keys:
-        value = batch.get(key) if isinstance(batch, Mapping) else getattr(batch, key, None)
+        if isinstance(batch, Mapping):
+            value = batch.get(key)
+        else:
+            value = getattr(batch, key, None)
         # not a method or a word that happens to have this name
         if isinstance(value, Tensor | list | tuple):
             return value
@@ -102,6 +132,7 @@ def _take(batch: Any, key: Key, option: str) -> Any:
     if callable(key):
         return key(batch)
     try:
+        # a number is a position, except where the batch has names
         if isinstance(batch, Mapping) or isinstance(key, int):
             return batch[key]
         return getattr(batch, str(key))

@@ -38,11 +38,11 @@ def _second_tensor(dataset: Any) -> Tensor | None:
     return torch.as_tensor(labels)
 
 
-def first_of_each_class(labels: Int[Tensor, "n"], per_class: int) -> list[int]:
+def first_per_class(labels: Int[Tensor, "n"], per_class: int) -> list[int]:
     """The first ``per_class`` indices of each class, classes in order.
 
     Example:
-        >>> first_of_each_class(torch.tensor([1, 0, 1, 1, 0]), 2)
+        >>> first_per_class(torch.tensor([1, 0, 1, 1, 0]), 2)
         [1, 4, 0, 2]
     """
     return [int(i) for c in labels.unique() for i in (labels == c).nonzero()[:per_class, 0]]

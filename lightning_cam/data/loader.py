@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from lightning_cam.data.batch import Batch, FixedBatch, is_indices
 from lightning_cam.data.collated import read_batch
-from lightning_cam.data.dataset import first_of_each_class, labels_of, name_of, normalization_of, wrapped_datasets
+from lightning_cam.data.dataset import first_per_class, labels_of, name_of, normalization_of, wrapped_datasets
 from lightning_cam.model.layout import spatial_dims
 from lightning_cam.no_trace import isolated_generators, isolated_rng
 
@@ -47,11 +47,13 @@ def load_fixed_batch(source: SampleSource, options: Batch) -> FixedBatch:
     Raises:
         ValueError: for an index out of range, a loader that does not exist, or a batch that cannot be read.
     """
+    # tensors made in inference mode could take no part in a gradient at a look
     with isolated_rng(seed=0), torch.inference_mode(False), torch.no_grad():
-        if options.given:
+        if options.is_handed_in:
             return _handed_in(source, options)
         loader, title, position = _choose_loader(source, options.loader)
         data = getattr(loader, "dataset", None)
+        # a dataset and its transforms may keep generators of their own, from which training goes on to draw
         with isolated_generators(data):
             if data is not None and _has_indices(data):
                 indices = _indices(data, options, loader, source.spatial_dims)
@@ -62,20 +64,29 @@ def load_fixed_batch(source: SampleSource, options: Batch) -> FixedBatch:
         batch = read_batch(source.transfer(raw, position), options, source.spatial_dims)
         if indices:
             names = tuple(name_of(data, i) for i in indices)
-            batch = replace(batch, names=names, origin=f"{title}, indices {', '.join(map(str, indices))}")
+            origin = f"{title}, indices {', '.join(map(str, indices))}"
+            batch = replace(batch, names=names, origin=origin)
         else:
             warnings.warn(
                 f"CAMCallback: {title} has no samples by index, so its first samples, read once, are watched.",
                 stacklevel=2,
             )
-            batch = replace(batch.first(_count(options)), origin=f"the first samples of {title} (it has no index)")
-        return replace(batch, classes=_class_names(options, source, data), normalization=normalization_of(data))
+            # a batch of the loader's own may be larger than what is to be watched
+            batch = batch.first(_count(options))
+            batch = replace(batch, origin=f"the first samples of {title} (it has no index)")
+        return replace(
+            batch,
+            classes=_class_names(options, source, data),
+            normalization=normalization_of(data),
+        )
 
 
 def load_plain_batch(model: nn.Module, data: Any, options: Batch) -> FixedBatch:
     """The samples out of a dataset, a loader or a batch, on the device of the model."""
+    device = torch.device("cpu")
     parameter = next(model.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
+    if parameter is not None:
+        device = parameter.device
     loader = data
     if isinstance(data, Dataset):
         loader = DataLoader(data, batch_size=16)
@@ -91,7 +102,8 @@ def load_plain_batch(model: nn.Module, data: Any, options: Batch) -> FixedBatch:
 
 
 def _handed_in(source: SampleSource, options: Batch) -> FixedBatch:
-    raw = copy.deepcopy(options.samples)  # hooks may write into it, and it is read anew for every run
+    # hooks may write into it, and it is read anew for every run
+    raw = copy.deepcopy(options.samples)
     batch = read_batch(source.transfer(raw, 0), options, source.spatial_dims)
     return replace(batch, classes=_class_names(options, source, None))
 
@@ -100,18 +112,26 @@ def _choose_loader(source: SampleSource, which: int | str) -> tuple[Any, str, in
     """The loader, what it is called, and its position among the loaders of its stage."""
     loaders, stage = source.loaders()
     if isinstance(loaders, Mapping):
-        keys = list(loaders)
-        key = which
-        if isinstance(which, int) and which not in loaders and which < len(keys):
-            key = keys[which]
-        if key not in loaders:
-            raise ValueError(f"Batch(loader={which!r}): the {stage} loaders are {', '.join(map(repr, keys))}.")
-        return loaders[key], f"{stage} set {key!r}", keys.index(key)
-    listed = loaders if isinstance(loaders, Sequence) else [loaders]
-    if not isinstance(which, int) or not 0 <= which < len(listed):
-        raise ValueError(f"Batch(loader={which!r}): the {stage} loaders are 0 to {len(listed) - 1}.")
-    title = f"{stage} set {which}" if len(listed) > 1 else f"{stage} set"
-    return listed[which], title, which
+        return _loader_by_key(loaders, stage, which)
+    if not isinstance(loaders, Sequence):
+        loaders = [loaders]
+    if not isinstance(which, int) or not 0 <= which < len(loaders):
+        raise ValueError(f"Batch(loader={which!r}): the {stage} loaders are 0 to {len(loaders) - 1}.")
+    title = f"{stage} set"
+    if len(loaders) > 1:
+        title = f"{stage} set {which}"
+    return loaders[which], title, which
+
+
+def _loader_by_key(loaders: Mapping[Any, Any], stage: str, which: int | str) -> tuple[Any, str, int]:
+    keys = list(loaders)
+    key = which
+    # a number is a position, unless the loaders have numbers for keys
+    if isinstance(which, int) and which not in loaders and which < len(keys):
+        key = keys[which]
+    if key not in loaders:
+        raise ValueError(f"Batch(loader={which!r}): the {stage} loaders are {', '.join(map(repr, keys))}.")
+    return loaders[key], f"{stage} set {key!r}", keys.index(key)
 
 
 def _has_indices(data: Any) -> bool:
@@ -125,12 +145,13 @@ def _indices(data: Any, options: Batch, loader: Any, spatial_dims: int) -> list[
         labels = labels_of(data)
         if labels is None:
             labels = _scanned_labels(data, options, loader, spatial_dims)
-        return first_of_each_class(labels, options.per_class)
+        return first_per_class(labels, options.per_class)
     if not is_indices(options.samples):
         return list(range(min(options.samples, len(data))))
     wrong = [i for i in options.samples if not -len(data) <= i < len(data)]
     if wrong:
         raise ValueError(f"Sample {wrong[0]} is out of range: the dataset has {len(data)} samples, 0 to {len(data) - 1}.")
+    # negative indices count from the end, and captions name the position
     return [i % len(data) for i in options.samples]
 
 
@@ -151,17 +172,24 @@ def _first_samples(loader: Any, data: Any, options: Batch) -> Any:
     if is_indices(options.samples) or options.per_class is not None:
         raise ValueError("Samples can be chosen by index or class only from a dataset with indices; give a count or a batch.")
     if data is not None and getattr(loader, "batch_size", None) is not None:
+        # from the dataset itself: the loader would start workers and draw a whole batch
         samples = list(islice(iter(data), _count(options)))
         if samples:
             return _collate(loader)(samples)
+    elif data is not None:
+        # a dataset without a batch size gives batches itself
+        for batch in data:
+            return batch
     else:
-        for batch in loader if data is None else data:
+        for batch in loader:
             return batch
     raise ValueError("The loader gave no sample, so there is nothing to watch.")
 
 
 def _count(options: Batch) -> int:
-    return options.samples if isinstance(options.samples, int) else len(options.samples)
+    if isinstance(options.samples, int):
+        return options.samples
+    return len(options.samples)
 
 
 def _collate(loader: Any) -> Callable[[Any], Any]:

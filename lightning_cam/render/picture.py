@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lightning_cam.render.style import Encoding
 
+FILE_ENDINGS: Mapping[Encoding, str] = {"jpeg": "jpg", "png": "png"}
+
 _JPEG_QUALITY = 92
 
 

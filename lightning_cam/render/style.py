@@ -68,14 +68,14 @@ class Style:
 
     def __post_init__(self) -> None:
         colormaps.check(self.colours)
-        _one_of("norm", self.norm, get_args(Norm))
-        _one_of("encoding", self.encoding, get_args(Encoding))
+        _check_choice("norm", self.norm, get_args(Norm))
+        _check_choice("encoding", self.encoding, get_args(Encoding))
         for panel in self.panels:
-            _one_of("panels", panel, get_args(Panel))
+            _check_choice("panels", panel, get_args(Panel))
         if not self.panels or isinstance(self.panels, str):
             raise ValueError(f"Style(panels={self.panels!r}): expected a list of {', '.join(get_args(Panel))}.")
         if isinstance(self.scale, str):
-            _one_of("scale", self.scale, (*get_args(Scale), "a number"))
+            _check_choice("scale", self.scale, (*get_args(Scale), "a number"))
         elif not self.scale > 0:
             raise ValueError(f"Style(scale={self.scale!r}): a fixed scale is the raw value shown as hottest, above 0.")
         _in_range("alpha", self.alpha, 1.0, "0 to 1")
@@ -144,7 +144,7 @@ class Style:
         return 0.7
 
 
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise ValueError(f"Style({name}={value!r}): expected one of {', '.join(known)}.{did_you_mean(str(value), known)}")
 

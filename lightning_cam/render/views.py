@@ -108,7 +108,7 @@ def _curve_rows(signals: Float[Tensor, "b c t"], normalized: Float[Tensor, "b m"
     if "heat" in style.panels:
         strip = colour(shown(normalized, [w])[:, None], style.colours)
         rows.append(strip.expand(-1, -1, max(6, style.tile // 10), -1))
-    return _below_each_other(rows)
+    return _stacked(rows)
 
 
 def _slice_rows(
@@ -118,7 +118,7 @@ def _slice_rows(
     pictures, heat, index = _sliced(base, normalized, style)
     small = fit(pictures.flatten(0, 1), tile).unflatten(0, index.shape)
     heat = shown(heat, small.shape[-2:])
-    rows = _below_each_other([_joined(_panel(panel, small, heat, style)) for panel in style.panels])
+    rows = _stacked([_joined(_panel(panel, small, heat, style)) for panel in style.panels])
     return torch.cat([slices.tags(index, base.shape[2], rows.shape[-1], style), rows], 2)
 
 
@@ -143,7 +143,8 @@ def _hottest_slice(
     return slices.take(base, index)[:, 0], torch.stack(heats)
 
 
-def _below_each_other(rows: list[Tensor]) -> UInt8[Tensor, "b 3 y x"]:
+def _stacked(rows: list[Tensor]) -> UInt8[Tensor, "b 3 y x"]:
+    """Rows below each other."""
     return torch.cat([F.pad(row, (0, 0, 0, _GAP), value=255) for row in rows], 2)[:, :, :-_GAP]
 
 

@@ -7,31 +7,48 @@ from typing import Any
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from lightning_cam.render.picture import Picture, encode
+from lightning_cam.render.picture import FILE_ENDINGS, Picture, encode
 from lightning_cam.sinks.registry import register
 
 Overlays = Mapping[str, UInt8[ndarray[Any, Any], "y x 3"]]
 
 
 @register("CSVLogger")
-def csv_folder(logger: Any, tag: str, picture: Picture, step: int, overlays: Overlays | None = None) -> None:
+def csv_folder(
+    logger: Any,
+    tag: str,
+    picture: Picture,
+    step: int,
+    overlays: Overlays | None = None,
+) -> None:
     """Write beside the CSV file."""
     files(Path(logger.log_dir), tag, picture, step, overlays)
 
 
-def files(folder: Path, tag: str, picture: Picture, step: int, overlays: Overlays | None = None) -> None:
+def files(
+    folder: Path,
+    tag: str,
+    picture: Picture,
+    step: int,
+    overlays: Overlays | None = None,
+) -> None:
     """Write ``<folder>/<tag>/step_000042.jpg``, and each sample's overlay as ``step_000042/<image name>_<method>.jpg``.
 
     A tag that ends in ``filmstrip`` is one file, rewritten.
     """
-    ending = "jpg" if picture.encoding == "jpeg" else "png"
+    ending = FILE_ENDINGS[picture.encoding]
     place = folder / tag
+    # it shows the run so far, so the newest replaces the one before
     if place.name == "filmstrip":
         _write(place.with_suffix(f".{ending}"), picture.encode())
         return
-    _write(place / f"step_{step:06d}.{ending}", picture.encode())
-    for name, pixels in (overlays or {}).items():
-        _write(place / f"step_{step:06d}" / f"{_plain(name)}_{place.name}.{ending}", encode(pixels, picture.encoding))
+    stem = f"step_{step:06d}"
+    _write(place / f"{stem}.{ending}", picture.encode())
+    if overlays is None:
+        return
+    for name, pixels in overlays.items():
+        path = place / stem / f"{_plain(name)}_{place.name}.{ending}"
+        _write(path, encode(pixels, picture.encoding))
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -41,5 +58,11 @@ def _write(path: Path, data: bytes) -> None:
 
 def _plain(name: str) -> str:
     """A name without what a file system may not hold."""
-    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+    plain = ""
+    for letter in name:
+        if letter.isalnum() or letter in "-_.":
+            plain += letter
+        else:
+            plain += "_"
+    # a name of nothing but other signs would leave none
     return plain.strip("_") or "sample"

@@ -20,7 +20,8 @@ class Sink(Protocol):
 
 
 _KNOWN: dict[str, Sink] = {}
-_DUCK = "*"  # loggers that nobody taught, but which have a log_image
+# loggers that nobody taught, but which have a log_image
+_DUCK = "*"
 
 
 def register(*loggers: str) -> Callable[[Sink], Sink]:
@@ -49,6 +50,7 @@ def find(logger: Any) -> Sink | None:
     for kind in type(logger).__mro__:
         if kind.__name__ in _KNOWN:
             return _KNOWN[kind.__name__]
+    # of the class: a logger that answers to any attribute would seem to have one
     if callable(getattr(type(logger), "log_image", None)):
         return _KNOWN[_DUCK]
     return None
@@ -58,6 +60,7 @@ def options_of(sink: Callable[..., None]) -> list[str]:
     """What a sink takes beyond logger, tag, picture and step."""
     try:
         parameters = list(inspect.signature(sink).parameters)
-    except (TypeError, ValueError):  # a builtin may tell no signature
+    except (TypeError, ValueError):
+        # a builtin may have no signature
         return []
     return parameters[4:]

@@ -10,16 +10,26 @@ from lightning_cam.sinks.registry import register
 def tensorboard(logger: Any, tag: str, picture: Picture, step: int) -> None:
     """Write an encoded picture; ``add_image`` would store a PNG five times the size, and no description."""
     writer = logger.experiment
-    door = getattr(writer, "_get_file_writer", None)
-    if door is None:  # another writer with the same face, tensorboardX for one
+    file_writer = getattr(writer, "_get_file_writer", None)
+    # another writer with the same methods, tensorboardX for one
+    if file_writer is None:
         writer.add_image(tag, picture.pixels, step, dataformats="HWC")
         return
     from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 
     h, w, _ = picture.pixels.shape
-    image = Summary.Image(height=h, width=w, colorspace=3, encoded_image_string=picture.encode())
+    image = Summary.Image(
+        height=h,
+        width=w,
+        colorspace=3,
+        encoded_image_string=picture.encode(),
+    )
     # without the plugin's name, those who read the log through EventAccumulator are told that the tag belongs to none
     plugin = SummaryMetadata.PluginData(plugin_name="images")
-    about = SummaryMetadata(summary_description=picture.description, plugin_data=plugin)
-    door().add_summary(Summary(value=[Summary.Value(tag=tag, image=image, metadata=about)]), step)
+    metadata = SummaryMetadata(
+        summary_description=picture.description,
+        plugin_data=plugin,
+    )
+    entry = Summary.Value(tag=tag, image=image, metadata=metadata)
+    file_writer().add_summary(Summary(value=[entry]), step)
     writer.flush()

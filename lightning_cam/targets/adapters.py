@@ -10,12 +10,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_cam.registry import TARGETS
-from lightning_cam.targets.logits import choice_of_classes, class_logits, logits_of_classes, out_of_range
+from lightning_cam.targets.logits import (
+    choice_of_classes,
+    class_logits,
+    logits_of_classes,
+    out_of_range,
+)
 from lightning_cam.targets.target import Choice, Target, masked_score, with_target_axis
 
 _FADES = (
-    "The map of a probability is scaled by p (1 - p), so it fades as the model gets better. Use 'log_probability', or the full "
-    "name 'softmax_probability' if that is what you want."
+    "The map of a probability is scaled by p (1 - p), so it fades as the model gets better. "
+    "Use 'log_probability', or the full name 'softmax_probability' if that is what you want."
 )
 
 
@@ -35,23 +40,27 @@ def find(spec: Any) -> Target:
         >>> find(3).choose(torch.zeros(2, 5), None, None).classes.tolist()
         [[3], [3]]
     """
+    # to Python True is an int, but it is no class 1
     if isinstance(spec, bool):
         raise TypeError(f"A target is a name, a class id, a callable or a list of these; got {spec!r}.")
     if isinstance(spec, int):
         return FixedClasses(torch.tensor(spec))
     if isinstance(spec, Tensor):
         if spec.is_floating_point() or spec.ndim > 2:
-            raise TypeError(f"Target classes are an integer tensor [b] or [b t]; got {tuple(spec.shape)} of {spec.dtype}.")
+            got = f"{tuple(spec.shape)} of {spec.dtype}"
+            raise TypeError(f"Target classes are an integer tensor [b] or [b t]; got {got}.")
         return FixedClasses(spec)
     if isinstance(spec, Sequence) and not isinstance(spec, str):
         if not spec:
             raise ValueError("The list of targets is empty; expected names, class ids or callables.")
         return TargetList.of([find(item) for item in spec])
+    # a class of targets has both methods too
     if isinstance(spec, Target) and not inspect.isclass(spec):
         return spec
     _refuse_probability(spec)
     function = TARGETS.find(spec).function
-    if not _takes_output(function):  # a function of options only makes a target
+    # a function of options only makes a target, it is none
+    if not _takes_output(function):
         function = function()
     if isinstance(function, Target):
         return function
@@ -69,7 +78,8 @@ class FixedClasses:
         b, k = class_logits(output).shape
         if self.classes.ndim and len(self.classes) != b:
             raise ValueError(f"{len(self.classes)} target classes were given for {b} samples; expected one a sample.")
-        if self.classes.numel() and self.classes.ndim < 2:  # in rows of several, -1 says that there is no target
+        # in rows of several, -1 says that there is no target
+        if self.classes.numel() and self.classes.ndim < 2:
             lowest = int(self.classes.min())
             if lowest < 0:
                 raise ValueError(out_of_range(lowest, k))
@@ -93,6 +103,7 @@ class FunctionTarget:
         """The classes; for scores what is needed to ask again."""
         answer = _numbers(self.function(output, label))
         if answer.is_floating_point():
+            # scores are asked for at every changed output, so the label has to stay
             return Choice((label,), single=answer.ndim == 1)
         return choice_of_classes(answer, output)
 
@@ -115,18 +126,22 @@ class TargetList:
         """One list, of targets and of the targets of lists among them."""
         flat: list[Target] = []
         for target in targets:
-            flat.extend(target.targets if isinstance(target, TargetList) else [target])
+            flat.extend(members(target))
         return cls(tuple(flat))
 
     def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
         """Every target's choice."""
         choices = [target.choose(output, label, head) for target in self.targets]
-        widths = [_width(target, output, choice) for target, choice in zip(self.targets, choices, strict=True)]
+        widths = []
+        for target, choice in zip(self.targets, choices, strict=True):
+            widths.append(_width(target, output, choice))
         absent = _side_by_side([choice.absent for choice in choices], widths, 0)
+        if absent is not None:
+            absent = absent.bool()
         return Choice(
             parts=tuple(choices),
             classes=_side_by_side([choice.classes for choice in choices], widths, -1),
-            absent=None if absent is None else absent.bool(),
+            absent=absent,
             logit=all(choice.logit for choice in choices),
             single=False,
             placed=any(choice.placed for choice in choices),
@@ -134,15 +149,26 @@ class TargetList:
 
     def score(self, output: Any, choice: Choice) -> Float[Tensor, "b t"]:
         """Every target's scores."""
-        pairs = zip(self.targets, choice.parts, strict=True)
-        return torch.cat([masked_score(target, output, part) for target, part in pairs], 1)
+        scores = []
+        for target, part in zip(self.targets, choice.parts, strict=True):
+            scores.append(masked_score(target, output, part))
+        return torch.cat(scores, 1)
+
+
+def members(target: Target) -> tuple[Target, ...]:
+    """The targets of a list; of any other target itself."""
+    if isinstance(target, TargetList):
+        return target.targets
+    return (target,)
 
 
 def _numbers(answer: Any) -> Tensor:
     """What a callable gave, if it is a number a sample or several."""
     if isinstance(answer, Tensor) and answer.ndim in (1, 2):
         return answer
-    shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+    shape = type(answer).__name__
+    if isinstance(answer, Tensor):
+        shape = str(tuple(answer.shape))
     raise ValueError(f"A target gives one number a sample, shape [b] or [b t]; got {shape}.")
 
 
@@ -152,7 +178,8 @@ def _width(target: Target, output: Any, choice: Choice) -> int:
         return 1
     if choice.classes is not None:
         return choice.classes.shape[1]
-    return masked_score(target, output, choice).shape[1]  # nothing but the scores themselves can tell
+    # nothing but the scores themselves can tell
+    return masked_score(target, output, choice).shape[1]
 
 
 def _side_by_side(parts: Sequence[Tensor | None], widths: Sequence[int], missing: int) -> Tensor | None:
@@ -161,12 +188,20 @@ def _side_by_side(parts: Sequence[Tensor | None], widths: Sequence[int], missing
     if not known:
         return None
     blank = known[0].new_full((len(known[0]), 1), missing)
-    columns = [blank.expand(-1, width) if part is None else part for part, width in zip(parts, widths, strict=True)]
-    return torch.cat([column.long() for column in columns], 1)
+    columns = []
+    for part, width in zip(parts, widths, strict=True):
+        column = part
+        if column is None:
+            column = blank.expand(-1, width)
+        # classes or flags, brought to a type that holds both
+        columns.append(column.long())
+    return torch.cat(columns, 1)
 
 
 def _refuse_probability(spec: Any) -> None:
-    name = next(iter(spec)) if isinstance(spec, Mapping) and len(spec) == 1 else spec
+    name = spec
+    if isinstance(spec, Mapping) and len(spec) == 1:
+        (name,) = spec
     if name in ("probability", "softmax", "prob"):
         raise ValueError(f"The target {name!r} is refused. {_FADES}")
 
@@ -175,6 +210,7 @@ def _takes_output(function: Callable[..., Any]) -> bool:
     """Whether a function is to be given the output: whether it has parameters that are no options."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # builtins may tell no signature
+    except (TypeError, ValueError):
+        # a builtin may have no signature
         return True
     return any(p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in parameters)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_cam.registry import TARGETS
 from lightning_cam.targets.adapters import find
-from lightning_cam.targets.logits import class_logits
+from lightning_cam.targets.logits import class_logits, describe_labels
 from lightning_cam.targets.target import Choice
 
 
@@ -18,8 +18,8 @@ def label(logits: Any, label: Shaped[Tensor, "b ..."] | None) -> Int[Tensor, "b"
     class_logits(logits)
     if label is None:
         raise ValueError(
-            "The target 'label' needs labels and there are none: say where the batch holds them with Batch(label=...), "
-            "or choose target='predicted', or a class id."
+            "The target 'label' needs labels and there are none: "
+            "say where the batch holds them with Batch(label=...), or choose target='predicted', or a class id."
         )
     if label.ndim == 2 and label.shape[1] == 1:
         label = label[:, 0]
@@ -68,13 +68,13 @@ def positives(logits: Any, label: Shaped[Tensor, "b ..."] | None) -> Int[Tensor,
     """
     z: Tensor = class_logits(logits)
     if label is None or label.shape != z.shape:
-        given = "none" if label is None else f"{tuple(label.shape)}"
         raise ValueError(
-            f"The target 'positives' needs multi-hot labels {tuple(logits.shape)}, one for each logit; got {given}. "
-            "For one class a sample use 'label'."
+            f"The target 'positives' needs multi-hot labels {tuple(logits.shape)}, one for each logit; "
+            f"got {describe_labels(label)}. For one class a sample use 'label'."
         )
     is_set: Bool[Tensor, "b k"] = label.to(logits.device) > 0.5
     most = max(1, int(is_set.sum(1).max()))
+    # stable, so that the classes that are set come first and in order
     first = is_set.int().argsort(dim=1, descending=True, stable=True)[:, :most]
     return first.masked_fill(~is_set.gather(1, first), -1)
 
@@ -86,10 +86,13 @@ def choose_classes(spec: Any, output: Any, label: Tensor | None) -> Choice:
         ValueError: if the target gives scores, or classes that the logits do not have.
     """
     if spec is None:
-        spec = "predicted" if label is None else "label"
+        spec = "label"
+        if label is None:
+            spec = "predicted"
     choice = find(spec).choose(output, label, None)
     if not choice.logit or choice.classes is None:
         raise ValueError(f"classes={spec!r} gives scores, and classes are needed, such as 'label', 'predicted' or a class id.")
+    # the scores to come are no logits, even though the classes are the same
     return replace(choice, parts=(), absent=choice.classes < 0, logit=False)
 
 

@@ -16,7 +16,12 @@ from lightning_cam.targets.target import Choice, Target
 
 
 @TARGETS.register
-def contrast(*, gamma: float = 0.6, similar: int | Sequence[int] = 3, classes: Any = None) -> Target:
+def contrast(
+    *,
+    gamma: float = 0.6,
+    similar: int | Sequence[int] = 3,
+    classes: Any = None,
+) -> Target:
     """Finer-CAM's target: a class less its look-alikes, ``S_c - gamma * mean_d S_d``; what tells it from them.
 
     Look-alikes are the classes whose weights in the classifier have the largest cosine with the class's own. After global
@@ -79,7 +84,9 @@ class ClassContrast:
             others = self.find_similar(output.detach(), choice.classes, head, self.similar)
         else:
             others = self._named(output).expand(*choice.classes.shape, -1)
+        # named look-alikes may hold the class itself; it counts for nothing, and the mean is over the rest
         counts = (others != choice.classes[..., None]).to(output.dtype)
+        # at least 1: where no look-alike is left, the score is the logit itself
         share = counts / counts.sum(-1, keepdim=True).clamp(min=1)
         return replace(choice, parts=(others, share))
 
@@ -100,25 +107,39 @@ class ClassContrast:
 
 
 def _similar_by_weights(
-    logits: Float[Tensor, "b k"], classes: Int[Tensor, "b t"], head: Float[Tensor, "k c"] | None, count: int
+    logits: Float[Tensor, "b k"],
+    classes: Int[Tensor, "b t"],
+    head: Float[Tensor, "k c"] | None,
+    count: int,
 ) -> Int[Tensor, "b t d"]:
     if head is None:
         raise ValueError(
-            "contrast finds look-alikes by the classifier's weights, and this model does not end in one linear layer or 1x1 "
-            "convolution. Name them, {'contrast': {'similar': [3, 7]}}, or use 'rivals', which goes by the logits."
+            "contrast finds look-alikes by the classifier's weights, "
+            "and this model does not end in one linear layer or 1x1 convolution. "
+            "Name them, {'contrast': {'similar': [3, 7]}}, or use 'rivals', which goes by the logits."
         )
     directions = F.normalize(head.float(), dim=1)
-    return _nearest_others(directions[classes.clamp(min=0)] @ directions.T, classes, count)
+    cosines = directions[classes.clamp(min=0)] @ directions.T
+    return _nearest_others(cosines, classes, count)
 
 
 def _similar_by_logits(
-    logits: Float[Tensor, "b k"], classes: Int[Tensor, "b t"], head: Tensor | None, count: int
+    logits: Float[Tensor, "b k"],
+    classes: Int[Tensor, "b t"],
+    head: Tensor | None,
+    count: int,
 ) -> Int[Tensor, "b t d"]:
-    return _nearest_others(logits[:, None].expand(-1, classes.shape[1], -1), classes, count)
+    wide = logits[:, None].expand(-1, classes.shape[1], -1)
+    return _nearest_others(wide, classes, count)
 
 
-def _nearest_others(closeness: Float[Tensor, "b t k"], classes: Int[Tensor, "b t"], count: int) -> Int[Tensor, "b t d"]:
+def _nearest_others(
+    closeness: Float[Tensor, "b t k"],
+    classes: Int[Tensor, "b t"],
+    count: int,
+) -> Int[Tensor, "b t d"]:
     if count < 1:
         raise ValueError(f"similar={count}: expected at least one class to tell from.")
+    # the class is its own nearest: put last, it is not among the first
     others = closeness.scatter(-1, classes.clamp(min=0)[..., None], -torch.inf)
     return others.topk(min(count, others.shape[-1] - 1), dim=-1).indices

@@ -79,8 +79,8 @@ class DetectedBox:
 def _detections(output: Any) -> Sequence[Mapping[str, Tensor]]:
     if not is_detections(output):
         raise ValueError(
-            f"The target 'detection' needs a dict of boxes, scores and labels for each sample; got a {type(output).__name__}. "
-            "Where a model wraps them, name them with output=..."
+            "The target 'detection' needs a dict of boxes, scores and labels for each sample; "
+            f"got a {type(output).__name__}. Where a model wraps them, name them with output=..."
         )
     detections: Sequence[Mapping[str, Tensor]] = output
     return detections
@@ -88,14 +88,18 @@ def _detections(output: Any) -> Sequence[Mapping[str, Tensor]]:
 
 def _highest_scoring(detections: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
     """The box of the highest score of each sample, its class, and whether there is one."""
-    boxes, classes, present = [], [], []
+    boxes = []
+    classes = []
+    present = []
     for sample in detections:
-        present.append(len(sample["scores"]) > 0)
-        if present[-1]:
+        has_box = len(sample["scores"]) > 0
+        present.append(has_box)
+        if has_box:
             best = int(sample["scores"].argmax())
             boxes.append(sample["boxes"][best].detach())
             classes.append(sample["labels"][best])
         else:
+            # a blank, so that the batch can be stacked; its score is masked later
             boxes.append(sample["boxes"].new_zeros(4))
             classes.append(sample["labels"].new_zeros(()))
     device = detections[0]["boxes"].device
@@ -103,13 +107,18 @@ def _highest_scoring(detections: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor
 
 
 def _best_match(
-    sample: Mapping[str, Tensor], box: Float[Tensor, "4"], class_id: Int[Tensor, ""], iou_threshold: float
+    sample: Mapping[str, Tensor],
+    box: Float[Tensor, "4"],
+    class_id: Int[Tensor, ""],
+    iou_threshold: float,
 ) -> Float[Tensor, ""]:
     """Score and overlap of the box that matches best."""
     overlap = _iou(sample["boxes"], box)
+    # which boxes count is a choice, through which no gradient goes
     fits = (sample["labels"] == class_id) & (overlap.detach() >= iou_threshold)
     if not bool(fits.any()):
-        return sample["scores"].sum() * 0 + sample["boxes"].sum() * 0  # stays connected: a map of zeros, not an error
+        # zero, but still connected to the input: a map of zeros, not an error
+        return sample["scores"].sum() * 0 + sample["boxes"].sum() * 0
     match = (sample["scores"] + overlap).masked_fill(~fits, -torch.inf)
     return match.max()
 
@@ -119,4 +128,5 @@ def _iou(boxes: Float[Tensor, "n 4"], box: Float[Tensor, "4"]) -> Float[Tensor, 
     bottom = torch.minimum(boxes[:, 2:], box[2:])
     shared = (bottom - top).clamp(min=0).prod(1)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1) + (box[2:] - box[:2]).prod()
+    # two boxes without area have no union
     return shared / (area - shared).clamp(min=1e-9)

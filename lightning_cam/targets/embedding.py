@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_cam.registry import TARGETS
+from lightning_cam.targets.logits import describe_shape
 from lightning_cam.targets.target import Choice
 
 Measure = Callable[[Float[Tensor, "b e"], Float[Tensor, "b e"]], Float[Tensor, "b"]]
@@ -35,6 +36,7 @@ class FrozenReference:
         if self.reference is None:
             self.reference = _storable(embedding)
         reference = self.reference.to(embedding)
+        # a single row serves every sample
         fits = reference.ndim == 1 or len(reference) in (1, len(embedding))
         if reference.shape[-1] != embedding.shape[1] or not fits:
             raise ValueError(
@@ -51,7 +53,9 @@ class FrozenReference:
 
     def anew(self) -> "FrozenReference":
         """The same target for another run or other samples: a reference handed in stays, one that was frozen does not."""
-        return FrozenReference(self.measure, self.reference if self.handed_in else None)
+        if self.handed_in:
+            return FrozenReference(self.measure, self.reference)
+        return FrozenReference(self.measure)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold so that a resumed run goes on with the same reference."""
@@ -102,6 +106,6 @@ def _storable(e: Tensor) -> Tensor:
 
 def _embedding(output: Any) -> Float[Tensor, "b e"]:
     if not isinstance(output, Tensor) or output.ndim != 2:
-        given = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise ValueError(f"Likeness needs embeddings [b e]; the model gave {given}. Name them with output=...")
+        shape = describe_shape(output)
+        raise ValueError(f"Likeness needs embeddings [b e]; the model gave {shape}. Name them with output=...")
     return output

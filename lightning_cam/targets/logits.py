@@ -32,17 +32,21 @@ def absent_classes(classes: Int[Tensor, "b t"], output: Any) -> Bool[Tensor, "b 
     b, k = class_logits(output).shape
     if len(classes) != b:
         raise ValueError(f"The target gave {len(classes)} classes for {b} samples; expected one a sample.")
+    # stacked, since every number brought to the host is a wait for the device
     low, high = torch.stack([classes.min(), classes.max()]).tolist()
     if low < -1:
         raise ValueError(out_of_range(low, k))
     if high >= k:
         raise ValueError(out_of_range(high, k))
-    return classes < 0 if low < 0 else None
+    if low == -1:
+        return classes < 0
+    return None
 
 
 def logits_of_classes(output: Float[Tensor, "b k"], classes: Int[Tensor, "b t"] | None) -> Float[Tensor, "b t"]:
     """The logits of classes; where a class is -1, any."""
     assert classes is not None
+    # an absent class has to gather something; its score is masked later
     return output.gather(1, classes.clamp(min=0))
 
 
@@ -61,11 +65,28 @@ def class_logits(output: Any) -> Float[Tensor, "b k"]:
 
 def describe_output(output: Any) -> str:
     """A model's output in a word, for error messages."""
-    if isinstance(output, Tensor):
-        return str(tuple(output.shape))
     if is_detections(output):
         return "detections"
-    return f"a {type(output).__name__}"
+    return describe_shape(output)
+
+
+def describe_shape(value: Any) -> str:
+    """A tensor's shape, or the type of anything else, for error messages.
+
+    Example:
+        >>> describe_shape(torch.zeros(2, 5)), describe_shape({})
+        ('(2, 5)', 'a dict')
+    """
+    if isinstance(value, Tensor):
+        return str(tuple(value.shape))
+    return f"a {type(value).__name__}"
+
+
+def describe_labels(label: Tensor | None) -> str:
+    """The labels' shape, or that there are none, for error messages."""
+    if label is None:
+        return "none"
+    return describe_shape(label)
 
 
 def out_of_range(class_id: int, k: int) -> str:

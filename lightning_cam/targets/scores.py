@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_cam.registry import TARGETS
 from lightning_cam.targets.classes import choose_classes
-from lightning_cam.targets.logits import describe_output
+from lightning_cam.targets.logits import describe_labels, describe_output
 from lightning_cam.targets.target import Choice, Target
 
 
@@ -110,11 +110,14 @@ class SignedLogit:
         """The sign."""
         single = isinstance(output, Tensor) and output.numel() == len(output)
         if not single or (label is not None and label.numel() != len(output)):
-            labels = "" if label is None else f" and labels {tuple(label.shape)}"
+            labels = ""
+            if label is not None:
+                labels = f" and labels {tuple(label.shape)}"
             raise ValueError(
                 f"The target 'binary' needs one logit a sample, [b] or [b 1]; got {describe_output(output)}{labels}. "
                 "Use 'label' or 'positives'."
             )
+        # the sign is chosen once: a changed image may cross zero and is scored for the same side
         if label is None:
             positive = output.detach().flatten() > 0
         else:
@@ -142,10 +145,14 @@ class RegressionValue:
         if self.reference != "label":
             return Choice((torch.full_like(values, self.reference).detach(),))
         if label is None or label.numel() not in (len(values), output.numel()):
-            given = "none" if label is None else f"{tuple(label.shape)}"
-            raise ValueError(f"value(reference='label') needs a label for each number {tuple(output.shape)}; got {given}.")
+            raise ValueError(
+                f"value(reference='label') needs a label for each number {tuple(output.shape)}; got {describe_labels(label)}."
+            )
         labels = label.to(values.device).reshape(len(values), -1)
-        column = self.index if labels.shape[1] > 1 else 0
+        # labels of one number a sample are those of the number explained
+        column = 0
+        if labels.shape[1] > 1:
+            column = self.index
         return Choice((labels[:, column],))
 
     def score(self, output: Any, choice: Choice) -> Float[Tensor, "b 1"]:
@@ -160,7 +167,9 @@ class RegressionValue:
                 f"The target 'value' needs numbers [b] or [b k] with k above {self.index}; "
                 f"the model gave {describe_output(output)}."
             )
-        return output if output.ndim == 1 else output[:, self.index]
+        if output.ndim == 1:
+            return output
+        return output[:, self.index]
 
 
 def require_several(logits: Any, name: str) -> None:
@@ -172,4 +181,5 @@ def require_several(logits: Any, name: str) -> None:
 def at_classes(scores: Float[Tensor, "b k"], classes: Int[Tensor, "b *t"] | None) -> Float[Tensor, "b *t"]:
     """Scores at classes; where a class is -1, any."""
     assert classes is not None
-    return scores.gather(1, classes.clamp(min=0).reshape(len(scores), -1)).reshape(classes.shape)
+    columns = classes.clamp(min=0).reshape(len(scores), -1)
+    return scores.gather(1, columns).reshape(classes.shape)

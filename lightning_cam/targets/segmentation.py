@@ -9,13 +9,19 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lightning_cam.registry import TARGETS
+from lightning_cam.targets.logits import describe_labels, describe_shape
 from lightning_cam.targets.target import Choice, Target
 
 Region = Literal["predicted", "label", "everywhere"] | Sequence[int] | Tensor
 
 
 @TARGETS.register
-def segment(*, class_id: int | None = None, region: Region = "predicted", background: int | None = 0) -> Target:
+def segment(
+    *,
+    class_id: int | None = None,
+    region: Region = "predicted",
+    background: int | None = 0,
+) -> Target:
     """Seg-Grad-CAM's target: the logits of a class, summed over a region, ``sum_(i,j) in M S_c(i, j)``.
 
     The output is logits [b k *m], such as [b k h w], or a dict that holds them as ``out`` (torchvision's). A sample in which
@@ -47,8 +53,10 @@ class RegionOfClass:
         """The class and the region of each sample; absent where the region is empty."""
         logits = _dense_logits(output)
         predicted = logits.detach().argmax(1)
-        of_label = isinstance(self.region, str) and self.region == "label"
-        class_map = self._labels(label, predicted) if of_label else predicted
+        class_map = predicted
+        # a tensor of a mask compares place by place, so only a word is compared with a word
+        if isinstance(self.region, str) and self.region == "label":
+            class_map = self._labels(label, predicted)
         classes = self._classes(class_map, predicted, logits.shape[1])
         if isinstance(self.region, str) and self.region != "everywhere":
             region = class_map == classes.reshape(-1, *(1,) * predicted[0].ndim)
@@ -60,7 +68,8 @@ class RegionOfClass:
     def score(self, output: Any, choice: Choice) -> Float[Tensor, "b 1"]:
         """``sum_(i,j) in M S_c(i, j)``."""
         classes, region = choice.parts
-        of_class = _dense_logits(output)[torch.arange(len(classes), device=classes.device), classes]
+        rows = torch.arange(len(classes), device=classes.device)
+        of_class = _dense_logits(output)[rows, classes]
         total: Tensor = (of_class * region).flatten(1).sum(1)
         return total[:, None]
 
@@ -73,47 +82,66 @@ class RegionOfClass:
 
     def _labels(self, label: Tensor | None, predicted: Int[Tensor, "b *m"]) -> Int[Tensor, "b *m"]:
         if label is None or label.shape != predicted.shape:
-            given = "none" if label is None else f"{tuple(label.shape)}"
-            raise ValueError(f"segment(region='label') needs class ids {tuple(predicted.shape)}; got {given}.")
+            raise ValueError(f"segment(region='label') needs class ids {tuple(predicted.shape)}; got {describe_labels(label)}.")
         return label.to(predicted)
 
     def _mask(self, predicted: Int[Tensor, "b *m"]) -> Bool[Tensor, "b *m"]:
         """The region before any class is asked for."""
-        size = tuple(predicted.shape[1:])
         if isinstance(self.region, Tensor):
-            mask = self.region.to(predicted.device).bool()
-            if tuple(mask.shape[-len(size) :]) != size or mask.ndim > predicted.ndim:
-                raise ValueError(
-                    f"segment(region=...): a mask is {size} or {tuple(predicted.shape)}; got {tuple(self.region.shape)}."
-                )
-            return mask.expand(predicted.shape)
-        if isinstance(self.region, str):
-            if self.region not in ("predicted", "label", "everywhere"):
-                raise ValueError(
-                    f"segment(region={self.region!r}): expected 'predicted', 'label', 'everywhere', a place (y, x) or a mask."
-                )
-            return torch.ones_like(predicted, dtype=torch.bool)
-        place = tuple(self.region)
-        if len(place) != len(size) or not all(0 <= p < n for p, n in zip(place, size, strict=True)):
-            raise ValueError(f"segment(region={self.region!r}): expected a place in {size}, the size of the output, as (y, x).")
-        mask = torch.zeros_like(predicted, dtype=torch.bool)
-        mask.movedim(0, -1)[place] = True
-        return mask
+            return _batch_mask(self.region, predicted)
+        if not isinstance(self.region, str):
+            return _place_mask(self.region, predicted)
+        if self.region not in ("predicted", "label", "everywhere"):
+            raise ValueError(
+                f"segment(region={self.region!r}): expected 'predicted', 'label', 'everywhere', a place (y, x) or a mask."
+            )
+        return torch.ones_like(predicted, dtype=torch.bool)
+
+
+def _batch_mask(mask: Tensor, predicted: Int[Tensor, "b *m"]) -> Bool[Tensor, "b *m"]:
+    """A mask [*m] or [b *m] for every sample."""
+    size = tuple(predicted.shape[1:])
+    if tuple(mask.shape[-len(size) :]) != size or mask.ndim > predicted.ndim:
+        raise ValueError(f"segment(region=...): a mask is {size} or {tuple(predicted.shape)}; got {tuple(mask.shape)}.")
+    return mask.to(predicted.device).bool().expand(predicted.shape)
+
+
+def _place_mask(region: Sequence[int], predicted: Int[Tensor, "b *m"]) -> Bool[Tensor, "b *m"]:
+    """The one place (y, x) in every sample."""
+    size = tuple(predicted.shape[1:])
+    place = tuple(region)
+    if len(place) != len(size) or not all(0 <= p < n for p, n in zip(place, size, strict=True)):
+        raise ValueError(f"segment(region={region!r}): expected a place in {size}, the size of the output, as (y, x).")
+    mask = torch.zeros_like(predicted, dtype=torch.bool)
+    # with the batch last, one place reaches every sample
+    mask.movedim(0, -1)[place] = True
+    return mask
 
 
 def _dense_logits(output: Any) -> Float[Tensor, "b k *m"]:
-    logits = output.get("out") if isinstance(output, Mapping) else output
-    if not isinstance(logits, Tensor) or logits.ndim < 3:
-        given = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(output).__name__}"
-        raise ValueError(f"The target 'segment' needs logits of every place, [b k h w]; the model gave {given}.")
-    return logits
+    logits = output
+    if isinstance(output, Mapping):
+        logits = output.get("out")
+    if isinstance(logits, Tensor) and logits.ndim >= 3:
+        return logits
+    shape = describe_shape(output)
+    if isinstance(logits, Tensor):
+        shape = describe_shape(logits)
+    raise ValueError(f"The target 'segment' needs logits of every place, [b k h w]; the model gave {shape}.")
 
 
-def _commonest(class_map: Int[Tensor, "b *m"], mask: Bool[Tensor, "b *m"], background: int | None, k: int) -> Int[Tensor, "b"]:
-    """The class of most places in the mask; ids that are no class (an ignored 255) are not counted, nor is the background."""
+def _commonest(
+    class_map: Int[Tensor, "b *m"],
+    mask: Bool[Tensor, "b *m"],
+    background: int | None,
+    k: int,
+) -> Int[Tensor, "b"]:
+    """The class of most places in the mask, but for the background and ids that are no class (an ignored 255)."""
     counted = mask & (class_map >= 0) & (class_map < k)
     votes = torch.zeros(len(class_map), k, device=class_map.device)
+    # an ignored id has to point to some class, and adds no vote there
     votes.scatter_add_(1, class_map.clamp(0, k - 1).flatten(1), counted.flatten(1).float())
     if background is not None and 0 <= background < k and k > 1:
-        votes[:, background] = votes[:, background].clamp(max=0.5)  # taken only where nothing else is
+        # half a vote: less than that of any place, more than that of none
+        votes[:, background] = votes[:, background].clamp(max=0.5)
     return votes.argmax(1)

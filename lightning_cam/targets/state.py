@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_cam.targets.adapters import TargetList
+from lightning_cam.targets.adapters import TargetList, members
 from lightning_cam.targets.target import Target
 
 _KEY = "target"
@@ -22,15 +22,18 @@ def anew(target: Target) -> Target:
 def state(target: Target) -> dict[str, Any]:
     """What a checkpoint must hold of a target, under one key; nothing where nothing is kept."""
     states = [part.state_dict() for part in _with_state(target)]
-    return {_KEY: states} if states else {}
+    # no key at all where there is nothing, so that checkpoints of most targets carry none
+    if not states:
+        return {}
+    return {_KEY: states}
 
 
 def load(target: Target, states: Mapping[str, Any]) -> None:
     """Take up what a checkpoint holds of the same target."""
+    # not strict: a checkpoint may come from a run of another target, or of one that had no state yet
     for part, part_state in zip(_with_state(target), states.get(_KEY, []), strict=False):
         part.load_state_dict(part_state)
 
 
 def _with_state(target: Target) -> list[Any]:
-    parts = target.targets if isinstance(target, TargetList) else (target,)
-    return [part for part in parts if hasattr(part, "anew")]
+    return [part for part in members(target) if hasattr(part, "anew")]

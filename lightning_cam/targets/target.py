@@ -90,12 +90,15 @@ def masked_score(target: Target, output: Any, choice: Choice) -> Float[Tensor, "
     score = target.score(output, choice)
     if choice.absent is None:
         return score
+    # no number rather than 0, which would be a score like any other
     return score.masked_fill(choice.absent, torch.nan)
 
 
 def with_target_axis(values: Tensor) -> Tensor:
     """One number a sample as a column."""
-    return values[:, None] if values.ndim == 1 else values
+    if values.ndim == 1:
+        return values[:, None]
+    return values
 
 
 def _rows(part: Any, samples: slice, n: int) -> Any:
@@ -103,4 +106,5 @@ def _rows(part: Any, samples: slice, n: int) -> Any:
         return None
     if isinstance(part, Choice):
         return part.rows(samples, n)
+    # a view: n changes of a sample share its row
     return part[samples].expand(n, *part.shape[1:])

@@ -32,17 +32,26 @@ class ConceptTracker:
     def follow(self, seen: Seen, fitting: bool) -> Concepts:
         """The concepts of a layer now; in a fit the next look begins with them."""
         concepts = concepts_of(seen, self.count, start=self.vectors.get(seen.layer))
+        # a test of other weights between two fits must not move where the run's concepts begin
         if fitting:
             self.vectors[seen.layer] = concepts.vectors.cpu()
         return concepts
 
     def follow_all(
-        self, forward: Forward, layers: Sequence[str], moment: Moment, attempt: Callable[..., Any]
+        self,
+        forward: Forward,
+        layers: Sequence[str],
+        moment: Moment,
+        attempt: Callable[..., Any],
     ) -> list[Concepts]:
         """The concepts of every layer, where any are wanted; one that fails costs only itself."""
+        if not self.count:
+            return []
         followed = []
-        for layer in layers if self.count else ():
-            concepts = attempt(f"concepts at {layer}", self.follow, Seen(forward, layer), moment.fitting)
+        for layer in layers:
+            seen = Seen(forward, layer)
+            concepts = attempt(f"concepts at {layer}", self.follow, seen, moment.fitting)
+            # None where it failed, and the failure is reported already
             if concepts is not None:
                 followed.append(concepts)
         return followed

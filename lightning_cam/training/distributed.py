@@ -4,12 +4,25 @@ from typing import Any
 
 
 def refuse_sharded(trainer: Any) -> None:
-    """Raise ValueError where no process holds the whole model."""
-    strategy = trainer.strategy
-    config = getattr(strategy, "config", None)
-    stage = config.get("zero_optimization", {}).get("stage", 0) if isinstance(config, dict) else 0
-    if type(strategy).__name__ in ("FSDPStrategy", "ModelParallelStrategy") or stage == 3:
+    """Refuse a strategy under which no process holds the whole model.
+
+    Raises:
+        ValueError: under FSDP, tensor parallelism and DeepSpeed's stage 3.
+    """
+    # by name, since a Trainer may come from either of Lightning's packages
+    kind = type(trainer.strategy).__name__
+    if kind in ("FSDPStrategy", "ModelParallelStrategy") or _zero_stage(trainer.strategy) == 3:
         raise ValueError(
-            f"CAMCallback cannot look under {type(strategy).__name__}: parameters are sharded over processes, and one process "
-            "alone has no whole model to run. Train with DDP, or explain a saved checkpoint with lightning_cam.explain."
+            f"CAMCallback cannot look under {kind}: parameters are sharded over processes, "
+            "and one process alone has no whole model to run. "
+            "Train with DDP, or explain a saved checkpoint with lightning_cam.explain."
         )
+
+
+def _zero_stage(strategy: Any) -> int:
+    """DeepSpeed's stage; only the third shards parameters, the lower ones gradients and optimizer states."""
+    config = getattr(strategy, "config", None)
+    if not isinstance(config, dict):
+        return 0
+    stage: int = config.get("zero_optimization", {}).get("stage", 0)
+    return stage

@@ -19,8 +19,9 @@ class Notices:
     def __init__(self, on_error: str, owner: str = "CAMCallback") -> None:
         if on_error not in ("warn", "raise"):
             raise ValueError(f"on_error={on_error!r}: expected 'warn' or 'raise'.")
-        self.on_error, self.owner = on_error, owner
-        self._given: set[str] = set()
+        self.on_error = on_error
+        self.owner = owner
+        self._causes: set[str] = set()
 
     def warn(self, text: str, cause: str | None = None) -> None:
         """Warn, once a cause; without one, once a text."""
@@ -34,6 +35,7 @@ class Notices:
 
     def failed(self, what: str, error: Exception) -> None:
         """Warn of what failed; errors of one kind from one place are one cause, whatever number or path they name."""
+        # where it was raised, not where it was caught
         place = traceback.extract_tb(error.__traceback__)[-1]
         cause = f"{what} {type(error).__name__} {place.filename} {place.lineno}"
         self.warn(f"{what}, training goes on: {type(error).__name__}: {error}", cause)
@@ -47,8 +49,9 @@ class Notices:
                 raise
             self.failed(f"writing to {owner} failed", error)
 
+    # remembered here: Python's own filter goes by the text and the line, not by the cause
     def _is_new(self, cause: str) -> bool:
-        if cause in self._given:
+        if cause in self._causes:
             return False
-        self._given.add(cause)
+        self._causes.add(cause)
         return True

@@ -57,7 +57,12 @@ class Publisher:
         return any("overlays" in options_of(destination.write) for destination in self.destinations)
 
     def publish(
-        self, tag: str, picture: Picture, step: int, record: Record | None = None, overlays: Overlays | None = None
+        self,
+        tag: str,
+        picture: Picture,
+        step: int,
+        record: Record | None = None,
+        overlays: Overlays | None = None,
     ) -> None:
         """Write a picture under its tag.
 
@@ -70,9 +75,18 @@ class Publisher:
         """
         extras = {"record": record, "overlays": overlays}
         for destination in self.destinations:
-            taken = options_of(destination.write)
-            options = {name: value for name, value in extras.items() if name in taken}
-            self.notices.guarded(destination.owner, destination.write, destination.place, tag, picture, step, **options)
+            # a sink takes what its signature names, so that a plain one has four parameters
+            parameters = options_of(destination.write)
+            options = {name: value for name, value in extras.items() if name in parameters}
+            self.notices.guarded(
+                destination.owner,
+                destination.write,
+                destination.place,
+                tag,
+                picture,
+                step,
+                **options,
+            )
 
     def log_numbers(self, loggers: Iterable[Any], numbers: Mapping[str, float], step: int) -> None:
         """Write numbers to every logger that takes them."""
@@ -82,6 +96,7 @@ class Publisher:
             owner = type(logger).__name__
             if hasattr(logger, "log_metrics"):
                 self.notices.guarded(owner, logger.log_metrics, dict(numbers), step)
-            elif hasattr(logger, "add_scalar"):  # a SummaryWriter
+            elif hasattr(logger, "add_scalar"):
+                # a SummaryWriter by itself, as loops without a Trainer have
                 for name, value in numbers.items():
                     self.notices.guarded(owner, logger.add_scalar, name, value, step)

@@ -38,8 +38,14 @@ def report_look(result: LookResult, album: Album, attempt: Attempt) -> None:
     for record in result.records:
         attempt(f"the pictures of {record.tag}", report_record, record, result.batch, album)
     for concepts in result.concepts:
-        what = f"the picture of concepts at {concepts.layer}"
-        attempt(what, report_concepts, concepts, result.batch, result.moment, album)
+        attempt(
+            f"the picture of concepts at {concepts.layer}",
+            report_concepts,
+            concepts,
+            result.batch,
+            result.moment,
+            album,
+        )
 
 
 def report_record(record: Record, batch: FixedBatch, album: Album) -> None:
@@ -48,16 +54,21 @@ def report_record(record: Record, batch: FixedBatch, album: Album) -> None:
         return
     run = run_columns(album.histories.get(record.tag), album.style.filmstrip_columns)
     pages = RecordPages(record, batch, album.style, album.target, run)
-    publish, step = album.publisher.publish, record.moment.step
-    overlays = pages.overlays() if album.publisher.wants_overlays else None
-    publish(f"{album.tag}/{record.tag}", pages.sheet(), step, record, overlays)
+    tag = f"{album.tag}/{record.tag}"
+    step = record.moment.step
+    overlays = None
+    # drawn and brought to the host only if somebody writes them
+    if album.publisher.wants_overlays:
+        overlays = pages.overlays()
+    album.publisher.publish(tag, pages.sheet(), step, record, overlays)
     if run is not None:
-        publish(f"{album.tag}/{record.tag}/filmstrip", pages.filmstrip(), step, record)
+        album.publisher.publish(f"{tag}/filmstrip", pages.filmstrip(), step, record)
 
 
 def report_concepts(concepts: Concepts, batch: FixedBatch, moment: Moment, album: Album) -> None:
     """Publish every sample beside its concepts, over a legend."""
     style = album.style
+    # the dataset's own, unless the user named another
     if style.normalization is None and batch.normalization is not None:
         mean, std = batch.normalization
         style = replace(style, mean=mean, std=std)
@@ -72,6 +83,7 @@ def run_columns(history: History | None, columns: int) -> RunColumns | None:
     """The looks of a run that a filmstrip of so many columns shows."""
     if history is None:
         return None
-    chosen = history.spread(columns)
-    titles, heats = history.titles, history.heats
-    return RunColumns([titles[i] for i in chosen], [heats[i] for i in chosen], history.lowest, history.highest)
+    positions = history.spread(columns)
+    titles = [history.titles[i] for i in positions]
+    heats = [history.heats[i] for i in positions]
+    return RunColumns(titles, heats, history.lowest, history.highest)

@@ -31,6 +31,7 @@ class Schedule:
 
     def due(self, trainer: Any) -> bool:
         """Whether this epoch is one to look at."""
+        # epochs count from 0, and the n-th is the first to be looked at
         return int(trainer.current_epoch + 1) % self.every_n_epochs == 0
 
 
@@ -46,7 +47,9 @@ def present_moment(trainer: Any, schedule: Schedule) -> Moment:
     """The present moment of a fit, validate or test; "epoch 3" means that three epochs have been trained."""
     step = _step(trainer, schedule)
     if not is_fitting(trainer):
-        word = "test" if trainer.testing else "validate"
+        word = "validate"
+        if trainer.testing:
+            word = "test"
         return Moment(step, word, word, fitting=False)
     epochs = trainer.current_epoch + _trained_share(trainer)
     short = f"{epochs:.2f}".rstrip("0").rstrip(".")
@@ -56,7 +59,8 @@ def present_moment(trainer: Any, schedule: Schedule) -> Moment:
 def _trained_share(trainer: Any) -> float:
     """The trained share of the current epoch: less than one where validation runs inside an epoch."""
     total = trainer.num_training_batches
-    if not isinstance(total, int) or total < 1:  # an iterable dataset of unknown length
+    # an iterable dataset of unknown length
+    if not isinstance(total, int) or total < 1:
         return 1.0
     return min(1.0, float(trainer.fit_loop.batch_idx + 1) / total)
 

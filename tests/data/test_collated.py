@@ -71,8 +71,11 @@ def test_a_batch_can_be_handed_in(given, tmp_path):
 
 def test_a_dict_is_options_or_a_batch_handed_in_by_what_it_holds():
     assert Batch.of({"samples": [IMAGES, LABELS], "label": 1}).label == 1
-    assert Batch.of({"image": IMAGES, "label": LABELS}).given and Batch.of({"views": [IMAGES], "label": LABELS}).given
-    assert Batch.of({"views": [IMAGES], "name": "x"}).given and not Batch.of({"samples": 3}).given
+    assert (
+        Batch.of({"image": IMAGES, "label": LABELS}).is_handed_in
+        and Batch.of({"views": [IMAGES], "label": LABELS}).is_handed_in
+    )
+    assert Batch.of({"views": [IMAGES], "name": "x"}).is_handed_in and not Batch.of({"samples": 3}).is_handed_in
 
 
 def test_a_batch_handed_in_is_left_as_it_is(tmp_path):

@@ -147,4 +147,4 @@ for wrong in (lambda: CAMCallback(on_error="ignore"), lambda: Schedule(step="bat
 
 def test_the_package_is_checked_by_the_import_hook():
     with pytest.raises(Exception, match="Type-check error"):
-        lightning_cam.data.dataset.first_of_each_class(torch.zeros(2, 2, dtype=torch.long), 1)
+        lightning_cam.data.dataset.first_per_class(torch.zeros(2, 2, dtype=torch.long), 1)
