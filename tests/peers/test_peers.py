@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from lightning_cam import explain
+from lightning_cam.methods import wrappers
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
 
@@ -212,7 +213,7 @@ def test_grad_cam_package_sess(name, monkeypatch):
     net = network(name)
     with package.SESS(net, [net.get_submodule(LAYERS[name])], num_scales=3, smooth=False) as cam:
         theirs = torch.from_numpy(cam(pictures(), [ClassifierOutputTarget(c) for c in CLASSES]))
-    monkeypatch.setattr(sliding, "_share", shown)
+    monkeypatch.setattr(wrappers, "share_of_maximum", shown)
     assert (shown(ours(name, {"sess": {"method": "grad_cam", "scales": 3, "step": 27 / 96}})) - theirs).abs().max() <= 1e-4
 
 
