@@ -16,6 +16,7 @@ Overlays = Mapping[str, UInt8[ndarray[Any, Any], "y x 3"]]
 @register("CSVLogger")
 def csv_folder(logger: Any, tag: str, picture: Picture, step: int, overlays: Overlays | None = None) -> None:
     """Write beside the CSV file."""
+    _ = logger.experiment  # opened while its folder is empty; later it would warn that what is there will be deleted
     files(Path(logger.log_dir), tag, picture, step, overlays)
 
 
