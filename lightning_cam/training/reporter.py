@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from lightning_cam.concepts import Concepts
 from lightning_cam.data.batch import FixedBatch
 from lightning_cam.figures.pages import RecordPages, RunColumns
-from lightning_cam.record import Moment, Record
+from lightning_cam.record import Moment
 from lightning_cam.render.picture import Picture, to_host
 from lightning_cam.render.style import Style
 from lightning_cam.training.history import History
@@ -36,23 +36,30 @@ class Album:
 def report_look(result: LookResult, album: Album, attempt: Attempt) -> None:
     """Draw and publish the pages of every Record, then the concepts; a page that fails costs only itself."""
     for record in result.records:
-        attempt(f"the pictures of {record.tag}", report_record, record, result.batch, album)
+        if not record.shown:  # no sample has the target
+            continue
+        run = run_columns(album.histories.get(record.tag), album.style.filmstrip_columns)
+        pages = RecordPages(record, result.batch, album.style, album.target, run)
+        what = f"the pictures of {record.tag}"
+        attempt(what, report_sheet, pages, album)
+        if run is not None:
+            attempt(what, report_filmstrip, pages, album)
     for concepts in result.concepts:
         what = f"the picture of concepts at {concepts.layer}"
         attempt(what, report_concepts, concepts, result.batch, result.moment, album)
 
 
-def report_record(record: Record, batch: FixedBatch, album: Album) -> None:
-    """Publish the sheet, and in a run its filmstrip; nothing where no sample has the target."""
-    if not record.shown:
-        return
-    run = run_columns(album.histories.get(record.tag), album.style.filmstrip_columns)
-    pages = RecordPages(record, batch, album.style, album.target, run)
-    publish, step = album.publisher.publish, record.moment.step
+def report_sheet(pages: RecordPages, album: Album) -> None:
+    """Publish the sheet of a Record, and with it each sample's own picture where a sink wants them."""
+    record = pages.record
     overlays = pages.overlays() if album.publisher.wants_overlays else None
-    publish(f"{album.tag}/{record.tag}", pages.sheet(), step, record, overlays)
-    if run is not None:
-        publish(f"{album.tag}/{record.tag}/filmstrip", pages.filmstrip(), step, record)
+    album.publisher.publish(f"{album.tag}/{record.tag}", pages.sheet(), record.moment.step, record, overlays)
+
+
+def report_filmstrip(pages: RecordPages, album: Album) -> None:
+    """Publish the run up to a Record."""
+    record = pages.record
+    album.publisher.publish(f"{album.tag}/{record.tag}/filmstrip", pages.filmstrip(), record.moment.step, record)
 
 
 def report_concepts(concepts: Concepts, batch: FixedBatch, moment: Moment, album: Album) -> None:
