@@ -1,5 +1,6 @@
 """Shapes and scales of raw maps. b batch, t targets, n maps, m map (u v for pictures), h w image."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -48,9 +49,18 @@ def condense(heat: Float[Tensor, "n *m"], cells: int = 1024) -> Float[Tensor, "n
     sides = heat.shape[1:]
     if sides.numel() <= cells:
         return heat
-    factor = (cells / sides.numel()) ** (1 / len(sides))
+    factor = _shrinkage(sides, cells)
     size = [max(1, int(side * factor + 1e-6)) for side in sides]  # or 224 would become 31.999
     return _AVERAGE[len(sides)](heat[:, None], size)[:, 0]
+
+
+def _shrinkage(sides: Sequence[int], cells: int) -> float:
+    """The factor at which so many cells are left; sides that shrink to a single cell leave more of it to the others."""
+    factor: float = (cells / math.prod(sides)) ** (1 / len(sides))
+    long = [side for side in sides if side * factor >= 1]
+    if len(long) == len(sides):
+        return factor
+    return _shrinkage(long, cells)
 
 
 def maximum(heat: Float[Tensor, "n *m"]) -> Float[Tensor, "n"]:

@@ -4,9 +4,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from lightning_cam import Style
-from lightning_cam.heat import maximum, rescale, resize, value_range
+from lightning_cam.heat import condense, maximum, rescale, resize, value_range
 
 
 @pytest.mark.parametrize("size", [(224, 224), (37, 90), (3, 5), (8, 10)])
@@ -61,3 +62,52 @@ def test_signed_maps_are_centred_at_zero_by_whatever_scale():
             ).unique().tolist() == [0.5]
     half = torch.cat([heat[:1], torch.full((1, 1, 3), torch.nan)])
     assert rescale(half, *value_range(half, "symmetric", "batch"), 0.5).tolist() == [[[0.25, 1, 0.5]], [[0.5] * 3]]
+
+
+@pytest.mark.parametrize("shape", [(1024,), (32, 32), (7, 7), (1, 1024), (4, 16, 16), (1,), (1000,)])
+def test_maps_of_up_to_1024_cells_are_not_condensed(shape):
+    heat = torch.randn(3, *shape)
+    assert condense(heat) is heat
+
+
+@pytest.mark.parametrize(
+    ("shape", "condensed"),
+    [
+        ((50000,), (1024,)),
+        ((1025,), (1024,)),
+        ((224, 224), (32, 32)),
+        ((33, 32), (32, 31)),
+        ((100, 400), (16, 64)),
+        ((400, 100), (64, 16)),
+        ((1, 5000), (1, 1024)),
+        ((50000, 3), (1024, 1)),
+        ((4, 224, 224), (1, 32, 32)),
+        ((1, 2, 50000), (1, 1, 1024)),
+        ((16, 16, 16), (10, 10, 10)),
+        ((32, 112, 112), (4, 15, 15)),
+        ((112, 32, 112), (15, 4, 15)),
+    ],
+)
+def test_larger_maps_are_averaged_down_with_sides_in_proportion(shape, condensed):
+    heat = torch.randn(2, *shape)
+    pool = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[len(shape)]
+    small = condense(heat)
+    assert torch.equal(small, pool(heat[:, None], condensed)[:, 0])
+    assert small.shape == (2, *condensed)
+
+
+def test_condensing_averages_equal_blocks():
+    heat = torch.arange(64.0 * 128).reshape(1, 64, 128)
+    small = condense(heat, cells=8)
+    assert small.shape == (1, 2, 4)
+    assert torch.equal(small, heat.reshape(1, 2, 32, 4, 32).mean((2, 4)))
+    line = torch.arange(8.0).reshape(1, 8)
+    assert condense(line, cells=4).tolist() == [[0.5, 2.5, 4.5, 6.5]]
+    cube = torch.arange(64.0).reshape(1, 4, 4, 4)
+    assert torch.equal(condense(cube, cells=8), cube.reshape(1, 2, 2, 2, 2, 2, 2).mean((2, 4, 6)))
+
+
+def test_condensing_keeps_absent_maps_absent():
+    heat = torch.randn(2, 64, 64)
+    heat[1] = torch.nan
+    assert condense(heat).isnan().flatten(1).all(1).tolist() == [False, True]

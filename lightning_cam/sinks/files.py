@@ -22,6 +22,7 @@ def csv_folder(
     overlays: Overlays | None = None,
 ) -> None:
     """Write beside the CSV file."""
+    _ = logger.experiment  # opened while its folder is empty; later it would warn that what is there will be deleted
     files(Path(logger.log_dir), tag, picture, step, overlays)
 
 

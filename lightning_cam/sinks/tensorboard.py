@@ -6,10 +6,10 @@ from lightning_cam.render.picture import Picture
 from lightning_cam.sinks.registry import register
 
 
-@register("TensorBoardLogger")
+@register("TensorBoardLogger", "SummaryWriter")
 def tensorboard(logger: Any, tag: str, picture: Picture, step: int) -> None:
     """Write an encoded picture; ``add_image`` would store a PNG five times the size, and no description."""
-    writer = logger.experiment
+    writer = getattr(logger, "experiment", logger)  # a SummaryWriter is its own
     file_writer = getattr(writer, "_get_file_writer", None)
     # another writer with the same methods, tensorboardX for one
     if file_writer is None:

@@ -8,6 +8,7 @@ from typing import Any
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from lightning_cam.no_trace import isolated_rng
 from lightning_cam.record import Record
 from lightning_cam.render.picture import Picture
 from lightning_cam.sinks.files import files
@@ -92,11 +93,11 @@ class Publisher:
         """Write numbers to every logger that takes them."""
         if not numbers:
             return
-        for logger in loggers:
-            owner = type(logger).__name__
-            if hasattr(logger, "log_metrics"):
-                self.notices.guarded(owner, logger.log_metrics, dict(numbers), step)
-            elif hasattr(logger, "add_scalar"):
-                # a SummaryWriter by itself, as loops without a Trainer have
-                for name, value in numbers.items():
-                    self.notices.guarded(owner, logger.add_scalar, name, value, step)
+        with isolated_rng():  # a tracker may draw numbers here too
+            for logger in loggers:
+                owner = type(logger).__name__
+                if hasattr(logger, "log_metrics"):
+                    self.notices.guarded(owner, logger.log_metrics, dict(numbers), step)
+                elif hasattr(logger, "add_scalar"):  # a SummaryWriter by itself, as loops without a Trainer have
+                    for name, value in numbers.items():
+                        self.notices.guarded(owner, logger.add_scalar, name, value, step)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from lightning_cam.concepts import Concepts
 from lightning_cam.data.batch import FixedBatch
 from lightning_cam.figures.pages import RecordPages, RunColumns
-from lightning_cam.record import Moment, Record
+from lightning_cam.record import Moment
 from lightning_cam.render.picture import Picture, to_host
 from lightning_cam.render.style import Style
 from lightning_cam.training.history import History
@@ -36,7 +36,14 @@ class Album:
 def report_look(result: LookResult, album: Album, attempt: Attempt) -> None:
     """Draw and publish the pages of every Record, then the concepts; a page that fails costs only itself."""
     for record in result.records:
-        attempt(f"the pictures of {record.tag}", report_record, record, result.batch, album)
+        if not record.shown:  # no sample has the target
+            continue
+        run = run_columns(album.histories.get(record.tag), album.style.filmstrip_columns)
+        pages = RecordPages(record, result.batch, album.style, album.target, run)
+        what = f"the pictures of {record.tag}"
+        attempt(what, report_sheet, pages, album)
+        if run is not None:
+            attempt(what, report_filmstrip, pages, album)
     for concepts in result.concepts:
         attempt(
             f"the picture of concepts at {concepts.layer}",
@@ -48,21 +55,19 @@ def report_look(result: LookResult, album: Album, attempt: Attempt) -> None:
         )
 
 
-def report_record(record: Record, batch: FixedBatch, album: Album) -> None:
-    """Publish the sheet, and in a run its filmstrip; nothing where no sample has the target."""
-    if not record.shown:
-        return
-    run = run_columns(album.histories.get(record.tag), album.style.filmstrip_columns)
-    pages = RecordPages(record, batch, album.style, album.target, run)
-    tag = f"{album.tag}/{record.tag}"
-    step = record.moment.step
+def report_sheet(pages: RecordPages, album: Album) -> None:
+    """Publish the sheet of a Record, and with it each sample's own picture where a sink wants them."""
+    record = pages.record
     overlays = None
-    # drawn and brought to the host only if somebody writes them
-    if album.publisher.wants_overlays:
+    if album.publisher.wants_overlays:  # drawn and brought to the host only if somebody writes them
         overlays = pages.overlays()
-    album.publisher.publish(tag, pages.sheet(), step, record, overlays)
-    if run is not None:
-        album.publisher.publish(f"{tag}/filmstrip", pages.filmstrip(), step, record)
+    album.publisher.publish(f"{album.tag}/{record.tag}", pages.sheet(), record.moment.step, record, overlays)
+
+
+def report_filmstrip(pages: RecordPages, album: Album) -> None:
+    """Publish the run up to a Record."""
+    record = pages.record
+    album.publisher.publish(f"{album.tag}/{record.tag}/filmstrip", pages.filmstrip(), record.moment.step, record)
 
 
 def report_concepts(concepts: Concepts, batch: FixedBatch, moment: Moment, album: Album) -> None:
@@ -84,6 +89,10 @@ def run_columns(history: History | None, columns: int) -> RunColumns | None:
     if history is None:
         return None
     positions = history.spread(columns)
-    titles = [history.titles[i] for i in positions]
-    heats = [history.heats[i] for i in positions]
-    return RunColumns(titles, heats, history.lowest, history.highest)
+    titles, heats = history.titles, history.heats
+    return RunColumns(
+        [titles[i] for i in positions],
+        [heats[i] for i in positions],
+        history.lowest,
+        history.highest,
+    )

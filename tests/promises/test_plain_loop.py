@@ -1,0 +1,125 @@
+"""Promise 1 without a Trainer: a loop written by hand is bit-identical with and without a Watcher. Able to fail."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric import Fabric
+from nets import STRICT, Pictures
+from plain import plain_net, train, watcher
+
+from lightning_cam import Batch
+
+pytestmark = STRICT
+
+ALL = ["grad_cam", "activation_mean", "cam", {"smooth": {"method": "grad_cam"}}]
+
+
+def differing(first, second):
+    """What differs between two runs, by the first step at which it does."""
+    assert len(first) == len(second) > 20
+    return {key: i for i, (a, b) in reversed(list(enumerate(zip(first, second, strict=True)))) for key in a if a[key] != b[key]}
+
+
+def twins(net, look_of, **options):
+    """What differs between a run in which ``look_of(model)`` looks and one without it."""
+    runs = []
+    for looks in (True, False):
+        model = plain_net(**net)
+        random.seed(3), np.random.seed(3), torch.manual_seed(3)
+        runs.append(train(model, *([look_of(model)] if looks else []), **options))
+    return differing(*runs)
+
+
+def watched(folder, **options):
+    return lambda model: watcher(model, folder, **options).look
+
+
+CASES = {
+    "plain": (dict(), dict(), dict()),
+    "dropout_and_batch_norm": (dict(dropout=0.3, norm=True), dict(method=ALL), dict()),
+    "training_that_draws_from_every_generator": (dict(dropout=0.2), dict(method=ALL), dict(draw=True)),
+    "a_dataset_that_draws_from_every_generator": (
+        dict(dropout=0.2),
+        dict(data=Pictures(augment=True), batch=Batch(per_class=1)),
+        dict(draw=True),
+    ),
+    "concepts_and_a_layer_found_by_itself": (dict(dropout=0.3, norm=True), dict(layer=None, concepts=2), dict(draw=True)),
+    "several_targets": (
+        dict(dropout=0.3),
+        dict(layer=["trunk", "relu"], target=["label", 1, {"top_k": {"k": 2}}]),
+        dict(draw=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_plain_loop_is_bit_identical_with(case, tmp_path):
+    net, watching, loop = CASES[case]
+    assert twins(net, watched(tmp_path, **watching), **loop) == {}
+
+
+def test_a_fabric_run_is_bit_identical(tmp_path):
+    fabric = Fabric(accelerator="cpu", devices=1)
+    assert twins(dict(dropout=0.3, norm=True), watched(tmp_path, method=ALL), fabric=fabric, draw=True) == {}
+
+
+GENERATORS = {"torch": lambda: torch.rand(()), "numpy": np.random.rand, "python": random.random}
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_methods_metrics_observers_and_loggers_that_draw_leave_the_training_as_it_was(generator, tmp_path):
+    drawn = []
+
+    def draw():
+        drawn.append(float(GENERATORS[generator]()))
+
+    class Tracker:
+        def log_image(self, key, images, step):
+            draw()
+
+        def log_metrics(self, metrics, step):
+            draw()
+
+    def drawing(seen):
+        draw()
+        return seen.activation.mean(1)
+
+    def metric(heat, seen):
+        draw()
+        return heat.flatten(1).amax(1)
+
+    def look_of(model):
+        watching = watcher(model, tmp_path, method=drawing, metrics=[metric], loggers=[Tracker()])
+        watching.observers.append(lambda result: draw())
+        return watching.look
+
+    assert twins(dict(dropout=0.3), look_of, draw=True) == {}
+    assert len(drawn) == 4 * 6
+
+
+# negative controls
+
+
+def test_the_comparison_catches_a_look_in_training_mode():
+    def look_of(model):
+        return lambda step: model(Pictures().images)
+
+    differences = twins(dict(dropout=0.3, norm=True), look_of)
+    assert "buffer trunk.1.running_mean" in differences and "weight head.weight" in differences and "rng torch" in differences
+
+
+@pytest.mark.parametrize(
+    ("wrong", "noticed"),
+    [
+        (lambda model: torch.rand(()), "rng torch"),
+        (lambda model: np.random.rand(), "rng numpy"),
+        (lambda model: random.random(), "rng python"),
+        (lambda model: model.eval(), "training head"),
+        (lambda model: model.relu.register_forward_hook(lambda *args: None), "hooks relu"),
+        (lambda model: model.zero_grad(), "grad head.weight"),
+    ],
+)
+def test_the_comparison_catches(wrong, noticed):
+    assert noticed in twins(dict(dropout=0.3), lambda model: lambda step: wrong(model))
