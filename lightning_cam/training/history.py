@@ -91,6 +91,8 @@ class History:
 
     def earlier(self, position: int, like: Float[Tensor, "b t *m"]) -> Earlier:
         """One target's maps at the last look, which is the present one, and at those before; where and as its maps are."""
+        if not self.looks:
+            return Earlier()
         past = self.looks[:-1]
 
         def maps(look: PastLook | None) -> Tensor | None:

@@ -230,7 +230,8 @@ def test_without_a_look_there_is_nothing_to_rate():
 def test_the_best_look_is_never_dropped(place):
     history = rated([float(i == place) for i in range(place + 1)], True, looks=1000)
     assert len(history.looks) == 64 and history.best == place
-    best = history.earlier(0, 1).best
+    present = history.looks[-1].values
+    best = history.earlier(0, present.unflatten(0, (-1, 1))).best
     assert best is not None and best.unique().tolist() == [place]
     assert rated([], True, looks=1000).best is None
     assert str(place) in history.titles and history.titles[0] == "0" and history.titles[-1] == "999"
@@ -243,18 +244,20 @@ def test_a_look_that_would_be_dropped_is_not_kept_without_being_the_best():
 
 def test_earlier_looks_are_those_before_the_last_by_target():
     history = History()
-    assert history.earlier(0, 1).baseline is None
+    assert history.earlier(0, torch.zeros(3, 2, 2, 2)).now is None
     heats = [normal(6, 2, 2, seed=i) for i in range(4)]  # three samples, two targets each
     for i, heat in enumerate(heats):
         history.add(str(i), heat, 0.0, 1.0)
         for position in (0, 1):
-            earlier, past = history.earlier(position, 2), heats[:i]
+            earlier, past = history.earlier(position, heat.reshape(3, 2, 2, 2).double()), heats[:i]
+            assert earlier.now.dtype == torch.float64  # as the maps of now are
+            assert torch.equal(earlier.now, heat.reshape(3, 2, 2, 2)[:, position].double())
             if not past:
                 assert (earlier.baseline, earlier.previous, earlier.best) == (None, None, None)
                 continue
-            assert torch.equal(earlier.baseline, past[0].reshape(3, 2, 2, 2)[:, position])
-            assert torch.equal(earlier.previous, past[-1].reshape(3, 2, 2, 2)[:, position])
-            assert torch.equal(earlier.best, past[min(i - 1, 1)].reshape(3, 2, 2, 2)[:, position])
+            assert torch.equal(earlier.baseline, past[0].reshape(3, 2, 2, 2)[:, position].double())
+            assert torch.equal(earlier.previous, past[-1].reshape(3, 2, 2, 2)[:, position].double())
+            assert torch.equal(earlier.best, past[min(i - 1, 1)].reshape(3, 2, 2, 2)[:, position].double())
         history.rate([1.0, 3.0, 2.0, 4.0][i], True)
 
 
