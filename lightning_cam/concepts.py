@@ -121,8 +121,8 @@ def factorize(
         ValueError: for a layer that has no map, or more concepts than places or channels.
 
     Example:
-        >>> factorize(squeezenet1_0(), torch.rand(8, 3, 224, 224), concepts=5).maps.shape
-        torch.Size([8, 5, 13, 13])
+        >>> factorize(squeezenet1_0(), torch.rand(8, 3, 96, 96), concepts=5).maps.shape
+        torch.Size([8, 5, 5, 5])
     """
     layers = [] if layer is None else [layer]
     weight = next(model.parameters(), None)
