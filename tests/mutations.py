@@ -119,6 +119,11 @@ ENGINE = [
     Mutation("queries and keys read as pictures", "model/trace.py", "if is_split_tokens(", "if not is_split_tokens and (", "model/test_default_layer.py"),
     Mutation("a part of an attention watched", "model/default_layer.py", "if i not in forward.attention_parts", "if True", "model/test_default_layer.py"),
     Mutation("an error within a model's forward reworded", "model/call.py", "signature.bind(None)", "signature.bind()", "model/test_call.py"),
+    Mutation("two passes: the second never made", "capture/session.py", "for trunk in (torch.no_grad, torch.enable_grad):", "for trunk in (torch.no_grad,):", "capture/test_session.py"),
+    Mutation("two passes: the second made for nothing", "capture/session.py", "if scores.score.requires_grad or recorded_to_the_end:", "if scores.score.requires_grad:", "capture/test_session.py"),
+    Mutation("changed maps put in at the wrong call", "capture/hooks.py", "if (layer, self.times[layer]) != (self.layer, self.call):", "if layer != self.layer:", "capture/test_session.py"),
+    Mutation("concepts recorded for a backward", "capture/session.py", "recording, result = self._record(images, differentiable=False)", "recording, result = self._record(images, differentiable=True)", "capture/test_session.py"),
+    Mutation("a session that is over still runs", "capture/session.py", "session.is_open = False", "pass", "capture/test_session.py"),
 ]  # fmt: skip
 
 SHOWN = [
@@ -140,4 +145,32 @@ SHOWN = [
     Mutation("an absent target drawn as zeros", "methods/apply.py", "if absent is not None:  # the sample", "if False:  # the sample", "targets/test_targets.py render/test_volumes.py"),
 ]  # fmt: skip
 
-MUTATIONS = [*METHODS, *TARGETS, *ENGINE, *SHOWN]
+RUN = [
+    Mutation("history: the present look among the earlier", "training/history.py", "past = self.looks[:-1]", "past = self.looks", "metrics/test_contract.py training/test_history.py"),
+    Mutation("history: the first target's maps for all", "training/history.py", "return values[:, position]", "return values[:, 0]", "metrics/test_contract.py -k target"),
+    Mutation("history: no best look", "training/history.py", "self.best, self._best_value = self.looks[-1].place, value", "pass", "metrics/test_contract.py training/test_history.py"),
+    Mutation("history: the best look dropped", "training/history.py", " if places[i] != self.best]", "]", "training/test_history.py"),
+    Mutation("history: lower is better is not", "training/history.py", "value < self._best_value", "value > self._best_value", "training/test_history.py"),
+    Mutation("history: large maps in single precision", "training/history.py", "_EXACT_CELLS = 512", "_EXACT_CELLS = 100000", "training/test_history.py"),
+    Mutation("history: small maps in half precision", "training/history.py", "_EXACT_CELLS = 512", "_EXACT_CELLS = 8", "training/test_history.py"),
+    Mutation("history: half precision without a scale", "training/history.py", "(heat / scale).half(), scale", "heat.half(), 1.0", "training/test_history.py"),
+    Mutation("condense: flat maps too large", "heat.py", "return _shrinkage(long, cells)", "return factor", "test_heat.py training/test_history.py"),
+    Mutation("rating by a metric without a direction", "training/records.py", "if history is not None and higher_is_better is not None and metric.label in values:", "if history is not None and metric.label in values:", "metrics/test_contract.py"),
+    Mutation("summarize: infinite values counted", "metrics/measure.py", "defined = flat.isfinite()", "defined = ~flat.isnan()", "metrics/test_contract.py"),
+    Mutation("summarize: undefined values counted as zero", "metrics/measure.py", "float(flat[defined].mean())", "float(flat.nan_to_num().mean())", "metrics/test_contract.py"),
+    Mutation("summarize: how many for which share", "metrics/measure.py", "float(defined.double().mean())", "float(defined.double().sum())", "metrics/test_contract.py"),
+    Mutation("area_share: of one region for the union", "metrics/localization.py", "torch.stack(list(regions.values())).any(0)", "next(iter(regions.values()))", "metrics/test_contract.py"),
+    Mutation("a failing metric costs its record", "training/records.py", 'value = attempt(f"{metric.label} of {record.tag}", measure, metric, record.heat', "value = measure(metric, record.heat", "promises/test_records.py -k metric"),
+    Mutation("a failing method costs the look", "training/records.py", "record = attempt(plan.tag, make_record, plan,", "record = make_record(plan,", "promises/test_records.py -k method"),
+    Mutation("a failing sheet costs all pages", "training/reporter.py", "attempt(what, report_sheet, pages, album)", "report_sheet(pages, album)", "promises/test_records.py -k page"),
+    Mutation("errors kept in at the first look", "watcher.py", 'if not self.looked or self.notices.on_error == "raise":', 'if self.notices.on_error == "raise":', "test_watcher.py promises/test_records.py"),
+    Mutation("randomness of trackers: pictures", "watcher.py", "with isolated_rng():  # a tracker", "with nullcontext():  # a tracker", "promises/test_records.py promises/test_plain_loop.py -k draw"),
+    Mutation("randomness of trackers: numbers", "training/publisher.py", "with isolated_rng():  # a tracker", "if True:  # a tracker", "promises/test_records.py promises/test_plain_loop.py -k draw"),
+    Mutation("a Watcher's state: the maps forgotten", "watcher.py", 'self.history = {tag: History.of(maps) for tag, maps in states.items() if "/" in tag}', "pass", "test_watcher.py -k resumed"),
+    Mutation("a Watcher's state: the target's forgotten", "watcher.py", "state.load(self.target, states)", "pass", "test_watcher.py -k resumed"),
+    Mutation("a Watcher's state: concepts forgotten", "watcher.py", 'self.concepts.load_state_dict(states.get("concepts", {}))', "pass", "test_watcher.py -k resumed"),
+    Mutation("a Watcher restarted goes on", "watcher.py", "self.history: dict[str, History] = {}", 'self.history: dict[str, History] = getattr(self, "history", {})', "test_watcher.py -k restarted"),
+    Mutation("looks outside a fit join the run", "watcher.py", "if not moment.fitting:  # a look", "if False:  # a look", "metrics/test_contract.py -k outside"),
+]  # fmt: skip
+
+MUTATIONS = [*METHODS, *TARGETS, *ENGINE, *RUN, *SHOWN]
