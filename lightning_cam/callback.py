@@ -93,11 +93,13 @@ class CAMCallback(Callback):
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Begin anew with a new run; a resumed one gets its maps back afterwards."""
+        # the state of a resumed run is loaded behind this hook; a second fit of the same module is a new run
         if trainer.global_step == 0:
             self.watcher.restart()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Take the baseline, unless the run resumes one that has it."""
+        # not in on_fit_start: some strategies restore the weights only after it
         if self.schedule.baseline and not self.history:
             self._look(trainer, pl_module, baseline_moment(trainer, self.schedule))
 
@@ -132,6 +134,7 @@ class CAMCallback(Callback):
                 numbers = self._numbers(trainer, module, moment, folder)
             except Exception as raised:
                 error = raised
+        # every process comes to this broadcast, also where the first one failed, or the others would wait for ever
         numbers, failure = trainer.strategy.broadcast((numbers, None if error is None else f"{error}"))
         if failure is None:
             self.watcher.looked = True

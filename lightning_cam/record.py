@@ -129,6 +129,7 @@ def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     parts = [tensor.detach().contiguous() for tensor in tensors]
     if not parts:
         return []
+    # as bytes, so that tensors of different types travel together and every bit arrives
     flat = torch.cat([part.reshape(-1).view(torch.uint8) for part in parts]).cpu()
     sizes = [part.numel() * part.element_size() for part in parts]
     copies = []

@@ -169,8 +169,10 @@ class Watcher:
         """The first half: when it returns, every hook is out and every state put back."""
         batch = self._fixed_batch()
         target, histories = self.target, self.history
-        if not moment.fitting:  # a look at other samples, beside the run
+        # validate and test look at what may be other samples, and must not move what the run is compared with
+        if not moment.fitting:
             target, histories = state.anew(self.target), {}
+        # found by itself, the layer is traced once and then stays the same, also where adapters or a freeze come later
         layers = self.layer_names or self.layers
         with open_session(self._model, layers, batch.images, output=self.output, context=self.context) as session:
             self._remember(session.layers)

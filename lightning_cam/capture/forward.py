@@ -128,6 +128,7 @@ class Forward:
     def _changed_scores(
         self, layer: str, samples: slice, image: Tensor | None, activation: Tensor | None
     ) -> Float[Tensor, "n t"]:
+        # the caller's own images, or those that the changed maps belong to
         images = self.images[samples] if image is None else image
         n = len(images)
         replacement = None

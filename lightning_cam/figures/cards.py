@@ -59,6 +59,7 @@ class Cards:
 
     def normalized(self, heat: Float[Tensor, "n *m"]) -> Float[Tensor, "k *m"]:
         """The maps shown, scaled to [0, 1] as the style says."""
+        # over all maps, also those without a card: absent ones are NaN and do not count
         low, high = value_range(heat, self.style.norm, self.style.scale, self.extremes)
         return rescale(heat, low, high, self.style.neutral)[list(self.positions)]
 

@@ -49,6 +49,7 @@ def summarize(values: Mapping[str, Float[Tensor, "b t"]]) -> dict[str, float]:
     """Each metric's mean over the samples and targets for which it is defined, and their share; NaN if for none."""
     numbers = {}
     for name, value in values.items():
+        # in double precision, or a checkpoint's monitor would depend on the order of the samples
         flat = value.T.flatten().double()
         defined = flat.isfinite()
         numbers[name] = float(flat[defined].mean())

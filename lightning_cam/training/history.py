@@ -41,6 +41,7 @@ class History:
     """
 
     looks: list[PastLook] = field(default_factory=list)
+    # of all looks there were, also of those that are dropped: a scale must not change when a column goes
     lowest: float = torch.inf
     highest: float = -torch.inf
     best: int | None = None  # the place of the look with the best value of the metric that was rated

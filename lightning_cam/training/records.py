@@ -66,6 +66,7 @@ def make_record(plan: MapPlan, forward: Forward, predictions: Predictions, momen
     condensed, extremes, strength, against, score = to_host(
         [condense(flat), _extremes(flat, absent), maximum(flat).float(), maximum(-flat).float(), scores.score]
     )
+    # before any metric runs: one that fails costs no map
     if history is not None:
         history.add(moment.short, condensed, *extremes.tolist())
     return Record(
@@ -102,6 +103,7 @@ def with_numbers(
             if value is not None:
                 values[metric.label] = value
         measured.append(values)
+    # all at once: each transfer waits for the device
     copies = iter(to_host([value for values in measured for value in values.values()]))
     numbered = []
     for record, values in zip(records, measured, strict=True):
