@@ -170,7 +170,7 @@ RUN = [
     Mutation("a Watcher's state: the target's forgotten", "watcher.py", "state.load(self.target, states)", "pass", "test_watcher.py -k resumed"),
     Mutation("a Watcher's state: concepts forgotten", "watcher.py", 'self.concepts.load_state_dict(states.get("concepts", {}))', "pass", "test_watcher.py -k resumed"),
     Mutation("a Watcher restarted goes on", "watcher.py", "self.history: dict[str, History] = {}", 'self.history: dict[str, History] = getattr(self, "history", {})', "test_watcher.py -k restarted"),
-    Mutation("looks outside a fit join the run", "watcher.py", "if not moment.fitting:  # a look", "if False:  # a look", "metrics/test_contract.py -k outside"),
+    Mutation("looks outside a fit join the run", "watcher.py", "        if not moment.fitting:\n            target, histories", "        if False:\n            target, histories", "metrics/test_contract.py -k outside"),
 ]  # fmt: skip
 
 MUTATIONS = [*METHODS, *TARGETS, *ENGINE, *RUN, *SHOWN]
