@@ -27,7 +27,9 @@ def twins(net, look_of, **options):
     runs = []
     for looks in (True, False):
         model = plain_net(**net)
-        random.seed(3), np.random.seed(3), torch.manual_seed(3)
+        random.seed(3)
+        np.random.seed(3)
+        torch.manual_seed(3)
         runs.append(train(model, *([look_of(model)] if looks else []), **options))
     return differing(*runs)
 

@@ -43,7 +43,9 @@ def everything(model):
 
 def drawing(seen):
     """A method that moves the random states, and leaves a graph behind."""
-    torch.rand(()), np.random.rand(), random.random()
+    torch.rand(())
+    np.random.rand()
+    random.random()
     return (seen.activation * seen.gradient).relu().mean(1)
 
 
