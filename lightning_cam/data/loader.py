@@ -31,12 +31,14 @@ class SampleSource:
         transfer: ``(batch, position of its loader) -> batch`` on the device.
         class_holders: objects beside the dataset that may hold class names.
         spatial_dims: how many sides the images have.
+        owner: who speaks in warnings.
     """
 
     loaders: Callable[[], tuple[Any, str]]
     transfer: Callable[[Any, int], Any]
     class_holders: tuple[Any, ...]
     spatial_dims: int
+    owner: str = "CAMCallback"
 
 
 def load_fixed_batch(source: SampleSource, options: Batch) -> FixedBatch:
@@ -68,7 +70,7 @@ def load_fixed_batch(source: SampleSource, options: Batch) -> FixedBatch:
             batch = replace(batch, names=names, origin=origin)
         else:
             warnings.warn(
-                f"CAMCallback: {title} has no samples by index, so its first samples, read once, are watched.",
+                f"{source.owner}: {title} has no samples by index, so its first samples, read once, are watched.",
                 stacklevel=2,
             )
             # a batch of the loader's own may be larger than what is to be watched
@@ -97,6 +99,7 @@ def load_plain_batch(model: nn.Module, data: Any, options: Batch) -> FixedBatch:
         transfer=lambda batch, position: move_data_to_device(batch, device),
         class_holders=(model,),
         spatial_dims=spatial_dims(model),
+        owner="Watcher",
     )
     return load_fixed_batch(source, options)
 
