@@ -166,10 +166,10 @@ RUN = [
     Mutation("errors kept in at the first look", "watcher.py", 'if not self.looked or self.notices.on_error == "raise":', 'if self.notices.on_error == "raise":', "test_watcher.py promises/test_records.py"),
     Mutation("randomness of trackers: pictures", "watcher.py", "with isolated_rng():  # a tracker", "with nullcontext():  # a tracker", "promises/test_records.py promises/test_plain_loop.py -k draw"),
     Mutation("randomness of trackers: numbers", "training/publisher.py", "with isolated_rng():  # a tracker", "if True:  # a tracker", "promises/test_records.py promises/test_plain_loop.py -k draw"),
-    Mutation("a Watcher's state: the maps forgotten", "watcher.py", 'self.history = {tag: History.of(maps) for tag, maps in states.items() if "/" in tag}', "pass", "test_watcher.py -k resumed"),
-    Mutation("a Watcher's state: the target's forgotten", "watcher.py", "state.load(self.target, states)", "pass", "test_watcher.py -k resumed"),
-    Mutation("a Watcher's state: concepts forgotten", "watcher.py", 'self.concepts.load_state_dict(states.get("concepts", {}))', "pass", "test_watcher.py -k resumed"),
-    Mutation("a Watcher restarted goes on", "watcher.py", "self.history: dict[str, History] = {}", 'self.history: dict[str, History] = getattr(self, "history", {})', "test_watcher.py -k restarted"),
+    Mutation("a Watcher's state: the maps forgotten", "watcher.py", 'self.history = {tag: History.of(maps) for tag, maps in states.items() if "/" in tag}', "pass", "test_watcher_run.py -k resumed"),
+    Mutation("a Watcher's state: the target's forgotten", "watcher.py", "state.load(self.target, states)", "pass", "test_watcher_run.py -k resumed"),
+    Mutation("a Watcher's state: concepts forgotten", "watcher.py", 'self.concepts.load_state_dict(states.get("concepts", {}))', "pass", "test_watcher_run.py -k resumed"),
+    Mutation("a Watcher restarted goes on", "watcher.py", "self.history: dict[str, History] = {}", 'self.history: dict[str, History] = getattr(self, "history", {})', "test_watcher_run.py -k restarted"),
     Mutation("looks outside a fit join the run", "watcher.py", "        if not moment.fitting:\n            target, histories", "        if False:\n            target, histories", "metrics/test_contract.py -k outside"),
 ]  # fmt: skip
 
