@@ -79,7 +79,7 @@ class AttentionRecorder(TorchFunctionMode):
         if func is F.multi_head_attention_forward:
             return self._patched_multi_head(*args, **kwargs)
         if func is F.linear:
-            self.head_input = args[0]
+            self.head_input = args[0] if args else kwargs["input"]
         if func in _SOFTMAX:
             return self._softmax(*args, function=func, **kwargs)
         return func(*args, **kwargs)

@@ -52,6 +52,14 @@ def test_gradient_of_attention_agrees_with_finite_differences():
         assert abs((score(p + step, v) - score(p - step, v)).item() / 2e-4 - g[0][place].item()) < 1e-7
 
 
+def test_a_head_called_by_keyword_is_met_like_another():
+    class ByKeyword(ViT):
+        def read(self, tokens):
+            return F.linear(input=self.norm(tokens)[:, 0], weight=self.head.weight, bias=self.head.bias)
+
+    assert torch.equal(heat(ByKeyword(), photos(), "attention_relevance"), heat(ViT(), photos(), "attention_relevance"))
+
+
 def test_frozen_models_and_their_own_no_grad_are_captured():
     net, x = ViT(), photos()
     expected = {method: heat(net, x, method) for method in METHODS}
