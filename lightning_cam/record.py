@@ -75,7 +75,6 @@ class Record:
         predictions: what the model says of each sample.
         values: each metric's value for each sample and target, on the host; NaN where it is undefined.
         changed_in_place: whether the map is that after an in-place operation behind the layer.
-        is_logit: whether the scores are the logits of the classes told.
     """
 
     moment: Moment
@@ -91,7 +90,6 @@ class Record:
     predictions: Predictions
     values: Mapping[str, Float[Tensor, "b t"]] = field(default_factory=dict)
     changed_in_place: bool = False
-    is_logit: bool = False
 
     @property
     def shown(self) -> list[int]:

@@ -289,3 +289,10 @@ def test_a_quiet_look_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         explain(gap_linear(), images(), method="cam").overlay()
+
+
+@pytest.mark.parametrize(("name", "head"), [("a.jpg", b"\xff\xd8"), ("below/a.png", b"\x89PNG")])
+def test_a_sheet_is_saved_as_its_name_says(tmp_path, name, head):
+    path = explain(gap_linear().float(), images().float()).save_sheet(tmp_path / name)
+    assert path == tmp_path / name
+    assert path.read_bytes().startswith(head)

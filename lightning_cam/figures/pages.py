@@ -5,6 +5,7 @@ b batch, t targets, n maps, m map.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -93,7 +94,7 @@ class RecordPages:
     def _heat(self) -> Float[Tensor, "n *m"]:
         return self.record.heat.flatten(0, 1)
 
-    @property
+    @cached_property
     def _cards(self) -> Cards:
         normalization = self.style.normalization or self.batch.normalization
         extremes = (torch.inf, -torch.inf)

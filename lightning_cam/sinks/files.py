@@ -1,16 +1,10 @@
 """Plain files: for loggers that keep numbers only, and where there is no logger."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import UInt8
-from numpy import ndarray
-
 from lightning_cam.render.picture import FILE_ENDINGS, Picture, encode
-from lightning_cam.sinks.registry import register
-
-Overlays = Mapping[str, UInt8[ndarray[Any, Any], "y x 3"]]
+from lightning_cam.sinks.registry import Overlays, register
 
 
 @register("CSVLogger")

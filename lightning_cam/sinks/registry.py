@@ -1,10 +1,15 @@
 """Sinks by the logger's class name, so that no tracker's package is imported to know it."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import UInt8
+from numpy import ndarray
+
 from lightning_cam.render.picture import Picture
+
+Overlays = Mapping[str, UInt8[ndarray[Any, Any], "y x 3"]]  # each sample's own picture, by its name
 
 
 @runtime_checkable

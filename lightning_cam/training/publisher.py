@@ -5,17 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import UInt8
-from numpy import ndarray
-
 from lightning_cam.no_trace import isolated_rng
 from lightning_cam.record import Record
 from lightning_cam.render.picture import Picture
 from lightning_cam.sinks.files import files
-from lightning_cam.sinks.registry import find, names, options_of
+from lightning_cam.sinks.registry import Overlays, find, names, options_of
 from lightning_cam.training.notices import Notices
-
-Overlays = Mapping[str, UInt8[ndarray[Any, Any], "y x 3"]]
 
 
 @dataclass(frozen=True, eq=False)

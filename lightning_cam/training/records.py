@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -82,7 +83,6 @@ def make_record(plan: MapPlan, forward: Forward, predictions: Predictions, momen
         against=against.reshape(score.shape),
         predictions=predictions,
         changed_in_place=plan.fusion is None and forward.outputs[plan.layer].changed_in_place,
-        is_logit=scores.choice.logit,
     )
 
 
@@ -116,7 +116,7 @@ def with_numbers(
 def _earlier(history: History | None, record: Record) -> Callable[[int], Earlier]:
     if history is None:
         return lambda position: Earlier()
-    return lambda position: history.earlier(position, record.heat)
+    return cache(lambda position: history.earlier(position, record.heat))  # the same for every metric
 
 
 def _rate(history: History | None, values: Mapping[str, Float[Tensor, "b t"]], metrics: Sequence[Entry[Any]]) -> None:

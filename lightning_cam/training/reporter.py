@@ -88,11 +88,7 @@ def run_columns(history: History | None, columns: int) -> RunColumns | None:
     """The looks of a run that a filmstrip of so many columns shows."""
     if history is None:
         return None
-    positions = history.spread(columns)
-    titles, heats = history.titles, history.heats
-    return RunColumns(
-        [titles[i] for i in positions],
-        [heats[i] for i in positions],
-        history.lowest,
-        history.highest,
-    )
+    looks = [history.looks[i] for i in history.spread(columns)]
+    titles = [look.title for look in looks]
+    heats = [look.values for look in looks]
+    return RunColumns(titles, heats, history.lowest, history.highest)
