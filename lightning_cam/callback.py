@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from lightning_cam.data.batch import Batch, FixedBatch
 from lightning_cam.data.loader import SampleSource, load_fixed_batch
-from lightning_cam.model.layout import spatial_dims
+from lightning_cam.model.call import find_model
+from lightning_cam.model.layout import image_form
 from lightning_cam.record import Moment
 from lightning_cam.render.style import Style
 from lightning_cam.training.compat import Callback, as_validation, is_fitting, stage_loaders, state_key, transferred
@@ -35,6 +36,12 @@ class CAMCallback(Callback):
         metrics: names of ``lightning_cam.metrics.names()``; by default ``energy_inside``, if the batch has regions. The mean
             over the samples for which one is defined is logged as ``<tag>/<metric>``, their share as ``<metric>_defined``,
             so that checkpoints and early stopping can monitor them; NaN if it is defined for none.
+        model: which network is watched, if not the whole module: its dotted name in the LightningModule, as ``"student"`` or
+            ``"ema.module"``, or a callable that is given the module and returns the network, which may be another callback's.
+            Layers are named within it.
+        forward: how it is run: by default on the images, with what else its ``forward`` asks for taken out of the batch by
+            name, or on the whole batch; a method's name; or a callable ``(model, images, batch) -> output``, where batch holds
+            the rows of these images.
         style: how maps are shown.
         schedule: when to look.
         output: where the logits are in the model's output: key, position, attribute or callable; found by itself for a
@@ -58,6 +65,8 @@ class CAMCallback(Callback):
         *,
         target: int | str | dict[str, Any] | list[int | str | dict[str, Any]] | Any = "label",
         batch: int | list[int] | Batch | Any = 16,
+        model: str | Function[..., Any] | None = None,
+        forward: str | Function[..., Any] | None = None,
         metrics: Sequence[str | dict[str, Any] | Any] | None = None,
         style: Style = Style(),  # noqa: B008 - frozen
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
@@ -75,6 +84,7 @@ class CAMCallback(Callback):
             target=target,
             metrics=metrics,
             style=style,
+            forward=forward,
             output=output,
             fuse=fuse,
             concepts=concepts,
@@ -82,7 +92,7 @@ class CAMCallback(Callback):
             on_error=on_error,
         )
         self.watcher.notices.owner = "CAMCallback"
-        self.batch, self.schedule = Batch.of(batch), schedule
+        self.model, self.batch, self.schedule = model, Batch.of(batch), schedule
 
     @property
     def history(self) -> Mapping[str, History]:
@@ -147,7 +157,8 @@ class CAMCallback(Callback):
     def _numbers(self, trainer: Any, module: Any, moment: Moment, folder: Path) -> dict[str, float]:
         """A look, in which the Trainer lends model, samples, precision and loggers; its numbers under their tags."""
         watcher = self.watcher
-        watcher.model, watcher.context = module, trainer.precision_plugin.val_step_context
+        watcher.owner, watcher.model = module, find_model(module, self.model)
+        watcher.context = trainer.precision_plugin.val_step_context
         watcher.load = lambda: self._load(trainer, module)
         tag = f"{watcher.tag}_test" if trainer.testing else watcher.tag
         if not trainer.fast_dev_run:
@@ -156,7 +167,7 @@ class CAMCallback(Callback):
             with as_validation(trainer):
                 _, numbers = watcher.look_at(moment, tag)
         finally:  # nothing of the run is held between looks
-            watcher.model, watcher.load, watcher.context = None, None, nullcontext
+            watcher.owner, watcher.model, watcher.load, watcher.context = None, None, None, nullcontext
             watcher.publisher.close()
         return numbers
 
@@ -166,7 +177,7 @@ class CAMCallback(Callback):
             loaders=lambda: stage_loaders(trainer),
             transfer=lambda batch, position: transferred(trainer, module, batch, position),
             class_holders=(getattr(trainer, "datamodule", None), module),
-            spatial_dims=spatial_dims(module),
+            form=image_form(self.watcher.model or module),
         )
         batch = load_fixed_batch(source, self.batch)
         return batch.first(2) if trainer.fast_dev_run else batch

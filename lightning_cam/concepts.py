@@ -145,7 +145,7 @@ def concepts_of(
     w, h = nmf(rows, concepts, seed=seed, start=start)
     error = float((rows - w @ h).norm() / rows.norm().clamp(min=torch.finfo(rows.dtype).tiny))
     maps = w.reshape(len(a), *a.shape[2:], concepts).movedim(-1, 1)
-    return Concepts(maps, h, _scores(seen, h), error, seen.layer, seen.image)
+    return Concepts(maps, h, _scores(seen, h), error, seen.layer, seen.forward.pictures)
 
 
 def nmf(

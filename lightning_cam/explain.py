@@ -10,14 +10,15 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
 from lightning_cam.capture.session import open_session
+from lightning_cam.data.batch import Batch
 from lightning_cam.data.class_names import class_name
-from lightning_cam.data.collated import image_batch
+from lightning_cam.data.loader import load_samples
 from lightning_cam.figures.cards import Cards
 from lightning_cam.figures.sheet import sheet
 from lightning_cam.heat import maximum
 from lightning_cam.methods.apply import map_plans
 from lightning_cam.methods.fusion import find_fusion
-from lightning_cam.model.layout import spatial_dims
+from lightning_cam.model.call import ForwardOption, ModelCall, check_forward
 from lightning_cam.model.output import Output
 from lightning_cam.registry import METHODS
 from lightning_cam.render.picture import FILE_ENDINGS, encode, to_host
@@ -38,7 +39,7 @@ class Explanation:
         classes: the classes explained, [b] or [b t], where the target is a class.
         layer: the layer's name, or the fusion and the names of its layers.
         method: the method's name.
-        images: the input.
+        images: the input, or the pictures that it stands for.
     """
 
     heat: Float[Tensor, "b ..."]
@@ -175,11 +176,13 @@ class Explanation:
 
 def explain(
     model: nn.Module,
-    images: Tensor,
+    images: Tensor | Batch,
     *,
     layer: str | nn.Module | Sequence[str | nn.Module] | None = None,
     method: Any = "grad_cam",
     target: Any = "predicted",
+    forward: ForwardOption = None,
+    batch: Any = None,
     output: Output = None,
     fuse: str | dict[str, Any] | Callable[..., Any] | None = None,
 ) -> Explanation:
@@ -188,12 +191,16 @@ def explain(
     Args:
         model: any module; it is explained in evaluation mode, on the device it is on.
         images: one image [c h w] or a batch [b c h w], prepared as the model expects it; for a model that begins with a
-            convolution over one or three dimensions, signals [c l] or [b c l], volumes [c d h w] or [b c d h w].
+            convolution over one or three dimensions, signals [c l] or [b c l], volumes [c d h w] or [b c d h w]. Or a ``Batch``
+            handed in, ``Batch(samples=batch, image=..., picture=...)``, which says what of it is shown.
         layer: dotted name or module, or several to fuse; by default the last module that returns a map.
         method: a name of ``lightning_cam.methods.names()``, with options as ``{name: {option: value}}``, or a callable.
         target: a name of ``lightning_cam.targets.names()`` that needs no labels, such as ``"predicted"``, with options as
             ``{"top_k": {"k": 5}}``; a class for all, classes [b], or [b t] with -1 where a sample has fewer; a callable, or a
             list of these.
+        forward: how the model is run: by default on the images, and on what else its ``forward`` asks for by name, out of
+            ``batch``; a method's name; or a callable ``(model, images, batch) -> output``.
+        batch: what else belongs to the images, such as ``{"place": place}``.
         output: where the logits are in the model's output: key, position, attribute or callable.
         fuse: how the maps of several layers become one: a name of ``lightning_cam.fuse.names()`` or a callable.
 
@@ -210,20 +217,17 @@ def explain(
     fusion = find_fusion(fuse, layers)
     if len(layers) > 1 and fusion is None:
         raise ValueError(f"{len(layers)} layers give {len(layers)} maps: name one layer, or fuse='mean' to make one of them.")
-    images = image_batch(images, spatial_dims(model))
-    # a model without parameters runs where the images are
-    weight = next(model.parameters(), None)
-    if weight is not None:
-        images = images.to(weight.device)
-    with open_session(model, layers, images, output=output) as session:
-        forward = session.forward(images, chosen_target)
+    samples = load_samples(model, images, batch)
+    call = ModelCall(check_forward(forward), samples.inputs, samples.picture)
+    with open_session(model, layers, samples.images, output=output, call=call) as session:
+        result = session.forward(samples.images, chosen_target)
         # a single method, and several layers are fused, so there is a single plan
         (plan,) = map_plans(session.layers, [entry], fusion)
-        heat = plan.heat(forward)
-        title = plan.title(forward)
-    choice = forward.target_scores.choice
+        heat = plan.heat(result)
+        title = plan.title(result)
+    choice = result.target_scores.choice
     # a graph held by the result would hold the model's activations too
-    score = forward.target_scores.score.detach()
+    score = result.target_scores.score.detach()
     classes = None
     if choice.logit:
         classes = choice.classes
@@ -232,10 +236,10 @@ def explain(
         score = score[:, 0]
     if choice.single and classes is not None:
         classes = classes[:, 0]
-    logits = forward.output
+    logits = result.output
     if isinstance(logits, Tensor):
         logits = logits.detach()
-    return Explanation(heat, score, logits, classes, title, entry.label, images)
+    return Explanation(heat, score, logits, classes, title, entry.label, samples.pictures)
 
 
 def _listed(layer: Any) -> list[str | nn.Module]:

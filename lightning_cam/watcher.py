@@ -1,32 +1,32 @@
 """Watcher: one look, from the pinned batch to the loggers, on one page. b batch, t targets, n maps."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from torch import nn
 
-from lightning_cam.capture.session import Context, open_session
+from lightning_cam.capture.session import Context, Session, open_session
 from lightning_cam.data.batch import Batch, FixedBatch
 from lightning_cam.data.loader import load_plain_batch
 from lightning_cam.figures.captions import name_target
 from lightning_cam.methods.apply import map_plans
 from lightning_cam.methods.fusion import find_fusion
-from lightning_cam.metrics.measure import chosen_metrics, summarize
+from lightning_cam.metrics.measure import chosen_metrics
+from lightning_cam.model.call import ForwardOption, ModelCall, check_forward
 from lightning_cam.model.output import Output
 from lightning_cam.no_trace import isolated_rng, no_trace
 from lightning_cam.record import Moment, Record
 from lightning_cam.registry import METHODS, METRICS
-from lightning_cam.render.overlay import looks_normalized
 from lightning_cam.render.style import Style
 from lightning_cam.targets import state
 from lightning_cam.targets.adapters import find
 from lightning_cam.training.concept_tracker import ConceptTracker
 from lightning_cam.training.history import History
-from lightning_cam.training.notices import Notices
+from lightning_cam.training.notices import Notices, warn_of_clipping
 from lightning_cam.training.publisher import Publisher
-from lightning_cam.training.records import LookResult, make_records, with_numbers
+from lightning_cam.training.records import LookResult, logged_numbers, make_records, with_numbers
 from lightning_cam.training.reporter import Album, report_look
 
 T = TypeVar("T")
@@ -47,6 +47,7 @@ class Watcher:
         batch: which samples: a count, dataset indices, or a ``Batch``.
         metrics: names of ``lightning_cam.metrics.names()``; by default ``energy_inside``, if the batch has regions.
         style: how maps are shown.
+        forward: how the model is run, as for ``CAMCallback``.
         output: where the logits are in the model's output: key, position, attribute or callable.
         fuse: with several layers, one map of them all.
         concepts: how many concepts of the layer's activations on the batch are drawn too.
@@ -75,6 +76,7 @@ class Watcher:
         batch: int | Sequence[int] | Batch | Any = 16,
         metrics: Sequence[Any] | None = None,
         style: Style = Style(),  # noqa: B008 - frozen
+        forward: ForwardOption = None,
         output: Output = None,
         fuse: Any = None,
         concepts: int = 0,
@@ -87,6 +89,8 @@ class Watcher:
             raise ValueError(f"tag={tag!r}: expected a name such as 'cam', without a slash at its ends.")
         self.notices = Notices(on_error, "Watcher")
         self.model, self.output, self.style, self.tag = model, output, style, tag
+        self.forward = check_forward(forward)
+        self.owner: nn.Module | None = None  # what the model is a part of, and must not be changed either
         self.layers = [] if layer is None else _listed(layer)
         self.fusion = find_fusion(fuse, self.layers)
         self.methods = [METHODS.find(spec) for spec in _listed(method)]
@@ -114,6 +118,7 @@ class Watcher:
     def release(self) -> None:
         """Let go of everything on the device; the samples are loaded anew at the next look."""
         self.batch: FixedBatch | None = None
+        self.call: ModelCall | None = None
         self.layer_names: list[str] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -163,7 +168,8 @@ class Watcher:
         with isolated_rng():  # a tracker may draw numbers, and the training goes on with those it would have had
             result = self.compute(moment)
             self.report(result, tag)
-            return result.records, self._numbers(result.records, tag)
+            alone = len(self.methods) == 1 and (len(self.layer_names) == 1 or self.fusion is not None)
+            return result.records, logged_numbers(result.records, tag, alone)
 
     def compute(self, moment: Moment) -> LookResult:
         """The first half: when it returns, every hook is out and every state put back."""
@@ -172,10 +178,8 @@ class Watcher:
         # validate and test look at what may be other samples, and must not move what the run is compared with
         if not moment.fitting:
             target, histories = state.anew(self.target), {}
-        # found by itself, the layer is traced once and then stays the same, also where adapters or a freeze come later
-        layers = self.layer_names or self.layers
-        with open_session(self._model, layers, batch.images, output=self.output, context=self.context) as session:
-            self._remember(session.layers)
+        with no_trace(self._owner), self._open_session(batch) as session:
+            self._remember(session)
             forward = session.forward(batch.images, target, batch.labels, batch.regions)
             plans = map_plans(self.layer_names, self.methods, self.fusion)
             metrics = chosen_metrics(self.metrics, forward)
@@ -192,15 +196,6 @@ class Watcher:
         histories = self.history if result.moment.fitting else {}
         album = Album(self.publisher, self.style, name_target(self.target_spec), histories, tag)
         report_look(result, album, self.attempt)
-
-    def _numbers(self, records: Sequence[Record], tag: str) -> dict[str, float]:
-        """What is logged of Records: each metric's mean where it is defined, and the share of samples for which it is."""
-        alone = len(self.methods) == 1 and (len(self.layer_names) == 1 or self.fusion is not None)
-        numbers: dict[str, float] = {}
-        for record in records:
-            prefix = f"{tag}/" if alone else f"{tag}/{record.tag}/"
-            numbers |= {f"{prefix}{name}": value for name, value in summarize(record.values).items()}
-        return numbers
 
     def attempt(self, what: str, function: Callable[..., T], *args: Any) -> T | None:
         """What the function gives, or None and a warning where it failed; at the first look an error is let out."""
@@ -220,23 +215,37 @@ class Watcher:
             raise ValueError("Watcher(model=None) has nothing to look at: give it the model.")
         return self.model
 
+    @property
+    def _owner(self) -> nn.Module:
+        return self.owner or self._model
+
     def _fixed_batch(self) -> FixedBatch:
         if self.batch is None:
-            with no_trace(self._model):  # hooks of a batch's way to the device may ask whether the model is training
+            with no_trace(self._owner):  # hooks of a batch's way to the device may ask whether the model is training
                 self.batch = self.load() if self.load else load_plain_batch(self._model, self.data, self.batch_options)
-            normalization = self.style.normalization or self.batch.normalization
-            if normalization is None and looks_normalized(self.batch.images):
-                self.notices.warn(
-                    "the images lie outside 0 to 1 and no Normalize was found in the dataset's transform, so they are shown "
-                    "clipped; give Style(mean=..., std=...)."
-                )
+            self.call = ModelCall(self.forward, self.batch.inputs, self.batch.picture)
+            warn_of_clipping(self.batch, self.style, self.notices)
         return self.batch
 
-    def _remember(self, layers: Sequence[str]) -> None:
+    def _open_session(self, batch: FixedBatch) -> AbstractContextManager[Session]:
+        # found by itself, the layer is traced once and then stays the same, also where adapters or a freeze come later
+        layers = self.layer_names or self.layers
+        return open_session(
+            self._model,
+            layers,
+            batch.images,
+            output=self.output,
+            context=self.context,
+            call=self.call,
+        )
+
+    def _remember(self, session: Session) -> None:
         """The default layer is looked for once."""
         if not self.layer_names and not self.layers:
-            self.notices.say(f"watching the layer {layers[0]!r}, found by itself")
-        self.layer_names = list(layers)
+            self.notices.say(f"watching the layer {session.layers[0]!r}, found by itself")
+        for text in session.call.in_words():
+            self.notices.say(text)
+        self.layer_names = list(session.layers)
 
 
 def _listed(spec: Any) -> list[Any]:

@@ -53,6 +53,20 @@ class Forward:
             raise ValueError("This forward was run without a target, so there is no score; name a target.")
         return self.scores
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape by which maps are read: that of the images, or of the pictures that they stand for."""
+        shape: tuple[int, ...] = self.session.call.shape(self.images)
+        return shape
+
+    @property
+    def pictures(self) -> Shaped[Tensor, "b ..."]:
+        """What is shown of the samples: the input, unless the model is given something else than pictures."""
+        pictures: Tensor | None = self.session.call.pictures
+        if pictures is None:
+            return self.images
+        return pictures
+
     def title(self, layer: str) -> str:
         """The layer's name, with the number of the call kept where it has run several times."""
         call = self.outputs[layer].call
@@ -96,7 +110,7 @@ class Forward:
         """Every block's attention probabilities, of one further forward; run once, when first read."""
         score = self.target_scores.score.detach()
         layouts = [layer.layout for layer in self.outputs.values()]
-        return attend(self.rerun, score, self.images.shape, self.calls, layouts)
+        return attend(self.rerun, score, self.shape, self.calls, layouts)
 
     def gradient(self, layer: str, position: int) -> Tensor | None:
         """The score's gradient by a layer's output; one backward for all layers, stopping at the earliest, once a target.
@@ -136,7 +150,20 @@ class Forward:
             n = len(activation)
             record = self.outputs[layer]
             replacement = Replacement(layer, record.call, record.layout, activation)
-            if is_detections(self.output):  # gives as many results as images, where elsewhere one image does for all
+            if is_detections(self.output) or self.session.call.beyond_images:
+                # gives as many results as images, or joins them with what else it is given; elsewhere one image does for all
                 images = images.expand(n, *images.shape[1:])
-        output = self.session.run(images, replacement)
+        output = self.session.run(images, replacement, samples)
+        self._require_same_width(output)
         return self.target_scores.of_output(output, samples, n)
+
+    def _require_same_width(self, output: Any) -> None:
+        """Refuse an output that lost columns: an entry of the batch with as many rows as samples was none of the samples'."""
+        if not isinstance(output, Tensor) or not isinstance(self.output, Tensor):
+            return
+        if output.shape[1:] != self.output.shape[1:]:
+            raise ValueError(
+                f"A changed sample gives an output {list(output.shape)}, the batch {list(self.output.shape)}: an entry of the "
+                f"batch has {len(self.images)} rows, as many as there are samples, but not one a sample. Watch another "
+                "number of samples, Batch(samples=...), or give the entry to the model by forward=."
+            )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.hooks import Action, LayerHooks, Recording
-from lightning_cam.model.call import run_model
+from lightning_cam.model.call import ModelCall
 from lightning_cam.model.default_layer import find_default_layer
 from lightning_cam.model.head import head_weight
 from lightning_cam.model.names import find_layer
@@ -33,6 +33,7 @@ def open_session(
     *,
     output: Output = None,
     context: Context = nullcontext,
+    call: ModelCall | None = None,
 ) -> Iterator["Session"]:
     """Open a model for looking; everything is as it was when the block ends, however it ends.
 
@@ -42,15 +43,17 @@ def open_session(
         images: what it will be looked at with; needed where no layer is named.
         output: where the logits are in the model's output.
         context: under which the model is run, such as an autocast.
+        call: how it is run; by default on the images alone.
 
     Raises:
-        ValueError: for a layer the model does not have, or a model in which no layer returns a map.
+        ValueError: for a layer the model does not have, a model in which no layer returns a map, or one that asks for more than
+            there is.
     """
     with no_trace(model):
-        session = Session(model, output, context)
+        session = Session(model, output, context, call or ModelCall())
         names = [find_layer(model, layer) for layer in layers]
         if not names and images is not None:
-            names = [find_default_layer(model, images, session.run)]
+            names = [session.find_default_layer(images)]
         session.hooks = LayerHooks(names)
         try:
             with session.hooks.attached(model):
@@ -67,6 +70,7 @@ class Session:
         model: the model.
         output: where the logits are in its output.
         context: under which it is run.
+        call: how it is run.
         hooks: on the watched layers.
         is_open: whether the hooks are still in.
     """
@@ -74,6 +78,7 @@ class Session:
     model: nn.Module
     output: Output
     context: Context
+    call: ModelCall
     hooks: LayerHooks = field(default_factory=lambda: LayerHooks([]))
     is_open: bool = True
 
@@ -82,8 +87,19 @@ class Session:
         """The names of the watched layers."""
         return self.hooks.layers
 
-    def run(self, images: Shaped[Tensor, "b ..."], action: Action | None = None) -> Any:
-        """The model's logits for these images; ``action`` is done with what the watched layers return.
+    def find_default_layer(self, images: Shaped[Tensor, "b ..."]) -> str:
+        """The layer watched when none is named, found by tracing one forward of the first image."""
+        self._settle(images)
+        picture = self.call.shape(images)[1:]
+        return find_default_layer(self.model, images, lambda first: self.run(first, samples=slice(1)), picture)
+
+    def run(self, images: Shaped[Tensor, "n ..."], action: Action | None = None, samples: slice = slice(None)) -> Any:
+        """The model's logits for images of the samples in a slice of the batch.
+
+        Args:
+            images: changed or not; n changes of the one sample that the slice holds, or one for each of its samples.
+            action: done with what the watched layers return.
+            samples: which samples of the batch these are, for what else of them the model is given.
 
         Raises:
             RuntimeError: when the session is over.
@@ -95,7 +111,8 @@ class Session:
             with self.context(), warnings.catch_warnings():
                 # torch warns that a compiled module meets hooks on all modules twice, which is harmless here
                 warnings.filterwarnings("ignore", message="Using `torch.compile")
-                return find_logits(run_model(self.model, images.clone()), self.output)  # a model may change its input
+                output = self.call(self.model, images.clone(), samples)  # a model may change its input
+                return find_logits(output, self.output)
         finally:
             self.hooks.action = None
 
@@ -143,9 +160,16 @@ class Session:
         return Forward(self, images, result, scores, recording.outputs, recording.calls, labels, regions)
 
     def _record(self, images: Tensor, differentiable: bool) -> tuple[Recording, Any]:
-        with record_calls(self.model, images.shape) as calls:
-            recording = Recording(tuple(images.shape), calls, differentiable)
+        self._settle(images)
+        shape = self.call.shape(images)
+        with record_calls(self.model, shape) as calls:
+            recording = Recording(shape, calls, differentiable)
             result = self.run(images, recording)
         recording.require(self.layers)
         recording.outputs = {layer: recording.outputs[layer] for layer in self.layers}
         return recording, result
+
+    def _settle(self, images: Tensor) -> None:
+        # before anything is recorded, since what is tried in vain may have run a part of the model
+        with self.context():
+            self.call.settle(self.model, images)

@@ -10,6 +10,8 @@ from typing import Any
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
+from lightning_cam.data.axes import parse_axes
+from lightning_cam.model.call import Inputs
 from lightning_cam.registry import did_you_mean
 
 Key = int | str | Callable[[Any], Any] | None
@@ -25,19 +27,26 @@ class Batch:
         loader: which of several validation loaders, by position or key.
         image: key, position, attribute or callable that takes the images [b c h w] out of a batch; signals [b c t] or volumes
             [b c d h w] for a model that begins with a convolution of one or three dimensions.
+        axes: the order of the axes of these, ``"b t c h w"`` for instance, if it is another; ``b`` is the batch and ``c`` the
+            channels. Videos in this order, and pictures with channels last, are recognised where the model's first convolution
+            has one to four channels.
+        picture: key, position, attribute or callable that takes what is shown out of a batch, [b c h w], where the model is
+            given something else, such as packed patches; maps and regions are those of the picture.
         label: the same for the labels [b]; may be absent.
         regions: the same for boxes (x0, y0, x1, y1; [b 4] or [b n 4], pixels of the image the model sees, ends excluded,
             rows of NaN ignored) or masks [b h w]; a dict names several regions.
         classes: class names; by default the dataset's or datamodule's own ``classes``.
 
     Raises:
-        ValueError: for a count below 1.
+        ValueError: for a count below 1, or axes without a batch or channels.
     """
 
     samples: Any = 16
     per_class: int | None = None
     loader: int | str = 0
     image: Key = None
+    axes: str | None = None
+    picture: Key = None
     label: Key = None
     regions: Key | Mapping[str, Key] = None
     classes: Sequence[str] | None = None
@@ -47,6 +56,8 @@ class Batch:
             raise ValueError(f"Batch(samples={self.samples!r}): expected a count of at least 1, indices, or a batch.")
         if self.per_class is not None and self.per_class < 1:
             raise ValueError(f"Batch(per_class={self.per_class!r}): expected at least 1.")
+        if self.axes is not None:
+            parse_axes(self.axes)
 
     @classmethod
     def of(cls, spec: Any) -> "Batch":
@@ -86,22 +97,33 @@ class FixedBatch:
     """The samples every look shows, on the model's device.
 
     Attributes:
-        images: the model's input.
+        images: the model's input, [b c *s] if it is a picture.
         labels: their classes, [b], or what the batch holds in their place.
         regions: masks by name.
         names: the samples' names.
         classes: the classes' names.
         normalization: mean and standard deviation by which the dataset normalised the images.
         origin: where the samples come from, in words.
+        inputs: the whole batch, from which the model may be given more.
+        picture: what is shown, where the model's input is no picture.
     """
 
-    images: Shaped[Tensor, "b c *s"]
+    images: Shaped[Tensor, "b ..."]
     labels: Shaped[Tensor, "b ..."] | None = None
     regions: Mapping[str, Bool[Tensor, "b h w"]] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     origin: str = "given"
+    inputs: Inputs = field(default_factory=Inputs)
+    picture: Shaped[Tensor, "b c *s"] | None = None
+
+    @property
+    def pictures(self) -> Shaped[Tensor, "b c *s"]:
+        """What is shown: the model's input, unless it is no picture."""
+        if self.picture is None:
+            return self.images
+        return self.picture
 
     def __len__(self) -> int:
         return len(self.images)
@@ -111,10 +133,15 @@ class FixedBatch:
         labels = self.labels
         if labels is not None:
             labels = labels[:n]
+        picture = self.picture
+        if picture is not None:
+            picture = picture[:n]
         return replace(
             self,
             images=self.images[:n],
             labels=labels,
+            inputs=self.inputs.first(n),
+            picture=picture,
             regions={name: mask[:n] for name, mask in self.regions.items()},
             names=self.names[:n],
         )

@@ -7,9 +7,12 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
+from lightning_cam.data.axes import axes_of, channels_second
 from lightning_cam.data.batch import Batch, FixedBatch, Key
 from lightning_cam.data.dataset import numbers
 from lightning_cam.data.regions import to_mask
+from lightning_cam.model.call.entries import describe, locate
+from lightning_cam.model.call.inputs import Inputs
 
 _IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "input", "inputs", "data")
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y", "class", "classes")
@@ -17,13 +20,14 @@ _BATCH_SHAPES = {1: "signals [b c t]", 2: "images [b c h w]", 3: "volumes [b c d
 _IMAGE_SHAPES = {1: "c l", 2: "c h w", 3: "c d h w"}
 
 
-def read_batch(batch: Any, options: Batch, sides: int = 2) -> FixedBatch:
+def read_batch(batch: Any, options: Batch, sides: int = 2, channels: int | None = None) -> FixedBatch:
     """Take images, labels and regions out of a collated batch that is already where the model is.
 
     Args:
         batch: the batch as the loader gives it.
         options: where it holds what.
         sides: how many sides the model's images have: 1 for signals, 3 for volumes and videos.
+        channels: how many channels the model takes, if it is known; by them images with channels elsewhere are recognised.
 
     Raises:
         ValueError: for a batch without an image, or a key it does not have.
@@ -32,15 +36,23 @@ def read_batch(batch: Any, options: Batch, sides: int = 2) -> FixedBatch:
         >>> read_batch({"scan": torch.zeros(4, 3, 8, 8)}, Batch(image="scan")).names
         ('sample 0', 'sample 1', 'sample 2', 'sample 3')
     """
-    images = _images(batch, options.image, sides)
+    entry = _entry(batch, options.image)
+    order = None
+    picture = None
+    if options.picture is None:
+        images, order = _as_pictures(entry, batch, options, (sides, channels))
+    else:
+        images = _model_input(entry, batch)
+        picture, _ = _as_pictures(_take(batch, options.picture, "picture"), batch, options, (sides, None))
+    inputs = Inputs(batch, locate(batch, entry), order, len(images))
     labels = _labels(batch, options.label, images)
     masks = {}
     for name, key in _region_keys(options).items():
-        masks[name] = to_mask(_take(batch, key, "regions"), images)
+        masks[name] = to_mask(_take(batch, key, "regions"), images if picture is None else picture)
     if labels is not None and len(labels) != len(images):
         raise ValueError(f"The batch has {len(images)} images and {len(labels)} labels; name them with Batch(label=...).")
     names = tuple(f"sample {i}" for i in range(len(images)))
-    return FixedBatch(images, labels, masks, names=names)
+    return FixedBatch(images, labels, masks, names=names, inputs=inputs, picture=picture)
 
 
 def image_batch(images: Any, sides: int) -> Shaped[Tensor, "b c *s"]:
@@ -60,33 +72,60 @@ def image_batch(images: Any, sides: int) -> Shaped[Tensor, "b c *s"]:
     return images
 
 
-def _images(batch: Any, key: Key, sides: int) -> Shaped[Tensor, "b c *s"]:
+def _entry(batch: Any, key: Key) -> Any:
     if key is None:
-        images = _search(batch, _IMAGE_KEYS, 0)
-    else:
-        images = _take(batch, key, "image")
-    if isinstance(images, list | tuple) and images and all(isinstance(image, Tensor) for image in images):
-        images = _stacked(images)
-    if not isinstance(images, Tensor):
-        raise ValueError(_no_images(batch, sides, f"a {type(images).__name__}"))
-    # without a channel axis only where the user says that these are the images: they might be masks
-    if images.ndim == sides + 1 and key is not None:
-        images = images[:, None]
-    if images.ndim != sides + 2:
-        raise ValueError(_no_images(batch, sides, f"shape {tuple(images.shape)}"))
-    return images
+        return _search(batch, _IMAGE_KEYS, 0)
+    return _take(batch, key, "image")
 
 
-def _stacked(images: Sequence[Tensor]) -> Tensor:
+def _stacked(images: Any) -> Any:
+    """A list of images as one tensor; whatever else stays as it is."""
+    if not isinstance(images, list | tuple) or not images or not all(isinstance(image, Tensor) for image in images):
+        return images
     if len({image.shape for image in images}) > 1:
         raise ValueError("The images of the batch differ in size, so they cannot be shown as one batch; resize them.")
     return torch.stack(list(images))
 
 
+def _as_pictures(
+    entry: Any,
+    batch: Any,
+    options: Batch,
+    form: tuple[int, int | None],
+) -> tuple[Shaped[Tensor, "b c *s"], tuple[int, ...] | None]:
+    """Images as [b c *s], and the order of axes that the model takes, where it is another."""
+    sides, channels = form
+    images = _stacked(entry)
+    if not isinstance(images, Tensor):
+        raise ValueError(_no_images(batch, sides, f"a {type(images).__name__}"))
+    axes = options.axes or axes_of(tuple(images.shape), sides, channels)
+    if axes is not None:
+        return channels_second(images, axes)
+    # without a channel axis only where the user says that these are the images: they might be masks
+    named = options.image is not None or options.picture is not None
+    if images.ndim == sides + 1 and named:
+        images = images[:, None]
+    if images.ndim != sides + 2:
+        raise ValueError(_no_images(batch, sides, f"shape {tuple(images.shape)}"))
+    return images, None
+
+
+def _model_input(entry: Any, batch: Any) -> Shaped[Tensor, "b ..."]:
+    """What the model is given beside a picture: any tensor with a row a sample."""
+    entry = _stacked(entry)
+    if not isinstance(entry, Tensor) or not entry.ndim:
+        raise ValueError(
+            f"No tensor for the model in the batch: {describe(batch)}; found a {type(entry).__name__}. "
+            "Say where it is with Batch(image=...): a key, a position or a callable."
+        )
+    return entry
+
+
 def _no_images(batch: Any, sides: int, got: str) -> str:
     return (
         f"No {_BATCH_SHAPES[sides]} in the batch: {describe(batch)}; found {got}. "
-        "Say where they are with Batch(image=...): a key, a position or a callable."
+        "Say where they are with Batch(image=...): a key, a position or a callable; or in which order their axes are, with "
+        "Batch(axes='b t c h w')."
     )
 
 
@@ -138,23 +177,3 @@ def _take(batch: Any, key: Key, option: str) -> Any:
         return getattr(batch, str(key))
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(f"Batch({option}={key!r}): the batch has no such entry; it is {describe(batch)}.") from None
-
-
-def describe(batch: Any) -> str:
-    """A batch in a few words, for error messages.
-
-    Example:
-        >>> describe((torch.zeros(4, 3, 8, 8), "x"))
-        'a tuple of Tensor[4, 3, 8, 8], str'
-    """
-    if isinstance(batch, Mapping):
-        return f"a dict of {', '.join(map(str, batch))}"
-    if isinstance(batch, list | tuple):
-        return f"a {type(batch).__name__} of {', '.join(map(_describe_entry, batch))}"
-    return _describe_entry(batch)
-
-
-def _describe_entry(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"Tensor{list(value.shape)}"
-    return type(value).__name__

@@ -13,10 +13,13 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from lightning_cam.data.axes import axes_of, channels_second
 from lightning_cam.data.batch import Batch, FixedBatch, is_indices
-from lightning_cam.data.collated import read_batch
+from lightning_cam.data.collated import image_batch, read_batch
 from lightning_cam.data.dataset import first_per_class, labels_of, name_of, normalization_of, wrapped_datasets
-from lightning_cam.model.layout import spatial_dims
+from lightning_cam.model.call.entries import locate
+from lightning_cam.model.call.inputs import Inputs
+from lightning_cam.model.layout import image_form
 from lightning_cam.no_trace import isolated_generators, isolated_rng
 
 _SCAN = 2000  # samples loaded at most to find n per class in a dataset that keeps no labels
@@ -30,14 +33,14 @@ class SampleSource:
         loaders: gives a loader, or a list or dict of them, and the name of their stage; asked only where it is needed.
         transfer: ``(batch, position of its loader) -> batch`` on the device.
         class_holders: objects beside the dataset that may hold class names.
-        spatial_dims: how many sides the images have.
+        form: how many sides the images have, and how many channels if that is known.
         owner: who speaks in warnings.
     """
 
     loaders: Callable[[], tuple[Any, str]]
     transfer: Callable[[Any, int], Any]
     class_holders: tuple[Any, ...]
-    spatial_dims: int
+    form: tuple[int, int | None]
     owner: str = "CAMCallback"
 
 
@@ -58,12 +61,12 @@ def load_fixed_batch(source: SampleSource, options: Batch) -> FixedBatch:
         # a dataset and its transforms may keep generators of their own, from which training goes on to draw
         with isolated_generators(data):
             if data is not None and _has_indices(data):
-                indices = _indices(data, options, loader, source.spatial_dims)
+                indices = _indices(data, options, loader, source.form)
                 raw = _collate(loader)([data[i] for i in indices])
             else:
                 indices = []
                 raw = _first_samples(loader, data, options)
-        batch = read_batch(source.transfer(raw, position), options, source.spatial_dims)
+        batch = read_batch(source.transfer(raw, position), options, *source.form)
         if indices:
             names = tuple(name_of(data, i) for i in indices)
             origin = f"{title}, indices {', '.join(map(str, indices))}"
@@ -85,10 +88,7 @@ def load_fixed_batch(source: SampleSource, options: Batch) -> FixedBatch:
 
 def load_plain_batch(model: nn.Module, data: Any, options: Batch) -> FixedBatch:
     """The samples out of a dataset, a loader or a batch, on the device of the model."""
-    device = torch.device("cpu")
-    parameter = next(model.parameters(), None)
-    if parameter is not None:
-        device = parameter.device
+    device = _device_of(model, torch.device("cpu"))
     loader = data
     if isinstance(data, Dataset):
         loader = DataLoader(data, batch_size=16)
@@ -98,16 +98,44 @@ def load_plain_batch(model: nn.Module, data: Any, options: Batch) -> FixedBatch:
         loaders=lambda: (loader, "data"),
         transfer=lambda batch, position: move_data_to_device(batch, device),
         class_holders=(model,),
-        spatial_dims=spatial_dims(model),
+        form=image_form(model),
         owner="Watcher",
     )
     return load_fixed_batch(source, options)
 
 
+def load_samples(model: nn.Module, images: Any, batch: Any = None) -> FixedBatch:
+    """Images by themselves, with what else belongs to them, or a ``Batch`` handed in, on the device of the model.
+
+    Raises:
+        ValueError: for anything but images, or a batch of which nothing can be read.
+    """
+    if isinstance(images, Batch):
+        return load_plain_batch(model, images.samples, images)
+    sides, channels = image_form(model)
+    several = image_batch(images, sides)
+    device = _device_of(model, several.device)
+    order = None
+    axes = axes_of(tuple(several.shape), sides, channels)
+    if axes is not None:
+        several, order = channels_second(several, axes)
+    moved = move_data_to_device(batch, device)
+    inputs = Inputs(moved, locate(batch, images), order, len(several))
+    return FixedBatch(several.to(device), inputs=inputs)
+
+
+def _device_of(model: nn.Module, default: torch.device) -> torch.device:
+    """Where a model is; one without parameters runs where its input is."""
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        return default
+    return parameter.device
+
+
 def _handed_in(source: SampleSource, options: Batch) -> FixedBatch:
     # hooks may write into it, and it is read anew for every run
     raw = copy.deepcopy(options.samples)
-    batch = read_batch(source.transfer(raw, 0), options, source.spatial_dims)
+    batch = read_batch(source.transfer(raw, 0), options, *source.form)
     return replace(batch, classes=_class_names(options, source, None))
 
 
@@ -143,11 +171,11 @@ def _has_indices(data: Any) -> bool:
     return hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
 
-def _indices(data: Any, options: Batch, loader: Any, spatial_dims: int) -> list[int]:
+def _indices(data: Any, options: Batch, loader: Any, form: tuple[int, int | None]) -> list[int]:
     if options.per_class is not None:
         labels = labels_of(data)
         if labels is None:
-            labels = _scanned_labels(data, options, loader, spatial_dims)
+            labels = _scanned_labels(data, options, loader, form)
         return first_per_class(labels, options.per_class)
     if not is_indices(options.samples):
         return list(range(min(options.samples, len(data))))
@@ -158,12 +186,12 @@ def _indices(data: Any, options: Batch, loader: Any, spatial_dims: int) -> list[
     return [i % len(data) for i in options.samples]
 
 
-def _scanned_labels(data: Any, options: Batch, loader: Any, spatial_dims: int) -> Int[Tensor, "n"]:
+def _scanned_labels(data: Any, options: Batch, loader: Any, form: tuple[int, int | None]) -> Int[Tensor, "n"]:
     """The first samples' classes, each sample loaded and collated."""
     collate = _collate(loader)
     labels = []
     for i in range(min(len(data), _SCAN)):
-        label = read_batch(collate([data[i]]), options, spatial_dims).labels
+        label = read_batch(collate([data[i]]), options, *form).labels
         if label is None or label.numel() != 1:
             raise ValueError("Batch(per_class=...) needs one class a sample; name the labels with Batch(label=...).")
         labels.append(label.flatten().cpu())

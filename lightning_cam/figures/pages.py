@@ -101,7 +101,7 @@ class RecordPages:
         if self.run is not None:
             extremes = self.run.lowest, self.run.highest
         maps = self.record.score.numel()
-        return Cards.of(self.batch.images, self.record.shown, maps, self.style, normalization, extremes)
+        return Cards.of(self.batch.pictures, self.record.shown, maps, self.style, normalization, extremes)
 
     @property
     def _headline(self) -> str:

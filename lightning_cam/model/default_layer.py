@@ -24,7 +24,12 @@ _PASSIVE = (
 )
 
 
-def find_default_layer(model: nn.Module, images: Tensor, run: Callable[[Tensor], Any]) -> str:
+def find_default_layer(
+    model: nn.Module,
+    images: Tensor,
+    run: Callable[[Tensor], Any],
+    picture: tuple[int, ...] | None = None,
+) -> str:
     """The layer watched when none is named: the last that returns a map on which the classifier depends.
 
     Found by tracing one forward of one image. Pooling and the like, single linear layers and a convolutional head are left
@@ -36,12 +41,14 @@ def find_default_layer(model: nn.Module, images: Tensor, run: Callable[[Tensor],
         model: the model, in evaluation mode.
         images: what it is given, [b c *sides]; the first is enough.
         run: runs the model on images and returns its logits.
+        picture: the shape [c *sides] of what the images stand for, where they are no pictures themselves.
 
     Raises:
         ValueError: if no module returns a map.
     """
-    forward = trace_forward(model, images[:1].clone(), run)
-    maps, score = _candidates(forward, images)
+    image = (1, *(picture or images.shape[1:]))
+    forward = trace_forward(model, image, lambda: run(images[:1].clone()))
+    maps, score = _candidates(forward, len(image))
     fit = [i for i in maps if not _is_passive(forward.calls[i])]
     if not fit:
         raise ValueError("No module of this model returns a spatial map [b c u v]; name a layer, or a tensor with one.")
@@ -52,12 +59,12 @@ def find_default_layer(model: nn.Module, images: Tensor, run: Callable[[Tensor],
     return call_title(forward.calls, fit[-1])
 
 
-def _candidates(forward: TracedForward, images: Tensor) -> tuple[list[int], Any]:
+def _candidates(forward: TracedForward, dimensions: int) -> tuple[list[int], Any]:
     """Positions of maps, and the numbers that tell on which of them the model depends."""
     logits = forward.logits
     if is_detections(logits):
         return _of_detector(forward)
-    if isinstance(logits, Tensor) and logits.ndim == images.ndim:
+    if isinstance(logits, Tensor) and logits.ndim == dimensions:
         return _of_dense(forward), logits
     return _of_classifier(forward)
 

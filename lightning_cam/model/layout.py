@@ -139,8 +139,13 @@ def _by_aspect(n: int, sides: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 def spatial_dims(model: nn.Module) -> int:
     """How many sides the model's images have: those of its first convolution; two, if it has none."""
+    return image_form(model)[0]
+
+
+def image_form(model: nn.Module) -> tuple[int, int | None]:
+    """How many sides and channels the model's images have: those of its first convolution; two sides, if it has none."""
     for module in model.modules():
         for sides, kind in enumerate((nn.Conv1d, nn.Conv2d, nn.Conv3d), 1):
             if isinstance(module, kind):
-                return sides
-    return 2
+                return sides, module.in_channels
+    return 2, None

@@ -43,20 +43,20 @@ class TracedForward:
         return gradient is not None and bool(layout.to_map(gradient).any())
 
 
-def trace_forward(model: nn.Module, images: Tensor, run: Callable[[Tensor], Any]) -> TracedForward:
+def trace_forward(model: nn.Module, image: tuple[int, ...], run: Callable[[], Any]) -> TracedForward:
     """Trace one forward.
 
     Args:
         model: the model whose modules are traced.
-        images: its input, [b c *sides].
-        run: runs the model on images and returns its logits.
+        image: the shape of its input, [b c *sides].
+        run: runs the model on it and returns its logits.
     """
-    with record_calls(model, images.shape) as calls, record_attention_parts(calls) as parts, torch.enable_grad():
+    with record_calls(model, image) as calls, record_attention_parts(calls) as parts, torch.enable_grad():
         forward = TracedForward(calls, parts)
         # registered last, so that it runs after the recording of the call
-        handle = register_module_forward_hook(_keep_in(forward, images.shape))
+        handle = register_module_forward_hook(_keep_in(forward, image))
         try:
-            return replace(forward, logits=run(images))
+            return replace(forward, logits=run())
         finally:
             handle.remove()
 

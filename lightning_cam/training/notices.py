@@ -7,6 +7,10 @@ from typing import Any
 
 from lightning.fabric.utilities import rank_zero_info
 
+from lightning_cam.data.batch import FixedBatch
+from lightning_cam.render.overlay import looks_normalized
+from lightning_cam.render.style import Style
+
 
 class Notices:
     """Warnings and messages already given, and the rule for what a failure does.
@@ -55,3 +59,13 @@ class Notices:
             return False
         self._causes.add(cause)
         return True
+
+
+def warn_of_clipping(batch: FixedBatch, style: Style, notices: Notices) -> None:
+    """Warn where pictures lie outside 0 to 1 and nobody knows by which normalisation."""
+    normalization = style.normalization or batch.normalization
+    if normalization is None and looks_normalized(batch.pictures):
+        notices.warn(
+            "the images lie outside 0 to 1 and no Normalize was found in the dataset's transform, so they are shown "
+            "clipped; give Style(mean=..., std=...)."
+        )

@@ -15,7 +15,7 @@ from lightning_cam.concepts import Concepts
 from lightning_cam.data.batch import FixedBatch
 from lightning_cam.heat import condense, maximum
 from lightning_cam.methods.apply import MapPlan
-from lightning_cam.metrics.measure import measure
+from lightning_cam.metrics.measure import measure, summarize
 from lightning_cam.record import Earlier, Moment, Predictions, Record, to_host
 from lightning_cam.registry import Entry
 from lightning_cam.training.history import History
@@ -111,6 +111,21 @@ def with_numbers(
         numbered.append(replace(record, values=on_host))
         _rate(histories.get(record.tag), on_host, metrics)
     return numbered
+
+
+def logged_numbers(records: Sequence[Record], tag: str, alone: bool) -> dict[str, float]:
+    """Each metric's mean where it is defined, and the share of samples for which it is, under the tags they are logged by.
+
+    Args:
+        records: of one look.
+        tag: first part of every tag.
+        alone: whether there can be no other record, so that its own tag is left out.
+    """
+    numbers: dict[str, float] = {}
+    for record in records:
+        prefix = f"{tag}/" if alone else f"{tag}/{record.tag}/"
+        numbers |= {f"{prefix}{name}": value for name, value in summarize(record.values).items()}
+    return numbers
 
 
 def _earlier(history: History | None, record: Record) -> Callable[[int], Earlier]:
