@@ -65,8 +65,8 @@ class CAMCallback(Callback):
         *,
         target: int | str | dict[str, Any] | list[int | str | dict[str, Any]] | Any = "label",
         batch: int | list[int] | Batch | Any = 16,
-        model: str | Function[..., Any] | None = None,
-        forward: str | Function[..., Any] | None = None,
+        model: str | Function[..., Any] | Any | None = None,
+        forward: str | Function[..., Any] | Any | None = None,
         metrics: Sequence[str | dict[str, Any] | Any] | None = None,
         style: Style = Style(),  # noqa: B008 - frozen
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen

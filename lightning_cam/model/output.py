@@ -7,14 +7,15 @@ from torch import Tensor
 
 Output = str | int | Callable[[Any], Any] | None
 
-_LOGITS = ("logits", "out")
+_LOGITS = ("logits", "out", "logits_per_image")
 _DETECTION = {"boxes", "scores", "labels"}
 
 
 def find_logits(output: Any, key: Output) -> Any:
     """Take the logits out of a model's output: by key, position, attribute or callable; else the output itself.
 
-    Without a key that is a tensor, the ``logits`` or ``out`` of a dict or object, or a detector's list of detections.
+    Without a key that is a tensor, the ``logits``, ``out`` or ``logits_per_image`` of a dict or object, or a detector's list of
+    detections.
 
     Raises:
         ValueError: for a key the output does not have, or an output that is no tensor and no key given.

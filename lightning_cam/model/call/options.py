@@ -16,22 +16,23 @@ ModelOption = str | Callable[..., Any] | None
 _FORWARD = "expected a method's name, or a callable (model, images, batch) -> output"
 
 
-def check_forward(option: ForwardOption) -> ForwardOption:
+def check_forward(option: Any) -> ForwardOption:
     """A way to run a model, as it is, after a check; a method's name is looked up when there is a model.
 
     Raises:
         ValueError: for a callable of other arguments.
         TypeError: for anything but a name or a callable.
     """
-    if option is None or isinstance(option, str):
-        return option
-    if not callable(option):
+    if not (option is None or isinstance(option, str) or callable(option)):
         raise TypeError(f"forward={option!r}: {_FORWARD}.")
+    checked: ForwardOption = option
+    if not callable(option):
+        return checked
     try:
         signature = inspect.signature(option)
     except (TypeError, ValueError):
         # a builtin may have none
-        return option
+        return checked
     try:
         signature.bind(None, None, None)
     except TypeError:
@@ -39,7 +40,7 @@ def check_forward(option: ForwardOption) -> ForwardOption:
         raise ValueError(
             f"forward={name}: {_FORWARD}; this one takes {signature}. Write forward=lambda model, images, batch: model(images)."
         ) from None
-    return option
+    return checked
 
 
 def find_forward(model: nn.Module, option: ForwardOption) -> tuple[Callable[..., Any], bool]:

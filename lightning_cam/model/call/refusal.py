@@ -2,15 +2,15 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_cam.model.call.arguments import Arguments, image_parameter, named_parameters
-from lightning_cam.model.call.entries import describe, names, steps
+from lightning_cam.model.call.entries import Step, describe, names, steps
 from lightning_cam.model.call.inputs import Inputs
-from lightning_cam.registry import did_you_mean
 
 _PLACEHOLDERS = ("_forward_unimplemented", "LightningModule.forward")  # which say that there is none
 _WRITE = "Write forward=lambda model, images, batch: "
@@ -110,8 +110,11 @@ def _places(inputs: Inputs, wanted: Sequence[str]) -> list[str]:
     free = [step for step in steps(inputs.batch) if step not in taken]
     places = []
     for i, name in enumerate(wanted):
-        near = [step for step in free if did_you_mean(name, [str(step[1])])]
-        step = (near or free[i:] or [("item", i + 1)])[0]
+        near = get_close_matches(name, [str(key) for _, key in free], n=1)
+        candidates = [step for step in free if step[1] in near] or free[i:]
+        step: Step = ("item", i + 1)
+        if candidates:
+            step = candidates[0]
         places.append(f"batch[{step[1]!r}]" if step[0] == "item" else f"batch.{step[1]}")
     return places
 
