@@ -68,6 +68,13 @@ class WholeTuple(Plain):
         return super().forward(x) + place.sum(1, keepdim=True)
 
 
+class Empty(nn.Module):
+    """Takes nothing."""
+
+    def forward(self):
+        return 0
+
+
 class WithoutForward(L.LightningModule):
     """As lightly-train's pretraining methods, or RF-DETR's module."""
 

@@ -1,104 +1,98 @@
-"""A model is called with the images alone; one that asks for more is told so, with what to write."""
+"""With what a model is called is told by its signature, and where that leaves a choice by trying."""
 
-import lightning.pytorch as L
+import inspect
+
 import pytest
 import torch
-from torch import Tensor, nn
+from doors import PLACE, Empty, Located, Plain, Whole, WithoutForward, X
+from torch import nn
 
-from lightning_cam.model.call import describe_mismatch, run_model
+from lightning_cam.model.call import Inputs, ModelCall
+from lightning_cam.model.call.arguments import Arguments, possible_arguments
+from lightning_cam.model.call.refusal import has_forward, signature_of
 
-X = torch.rand(2, 3, 8, 8)
-
-
-class Located(nn.Module):
-    def forward(self, image: Tensor, place: Tensor, scale: float = 1.0) -> Tensor:
-        return image.mean((2, 3)) + place * scale
-
-
-class Two(nn.Module):
-    def forward(self, x, /, meta, *, mask):
-        return x
+NAMED = Inputs({"image": X, "place": PLACE, "labels": PLACE[:, 0]}, (("item", "image"),), count=4)
+UNNAMED = Inputs((X, PLACE), (("item", 0),), count=4)
+ALONE = Inputs()
 
 
-class Words(nn.Module):
-    def forward(self, *, pixel_values, **options):
-        return pixel_values
+def signature(function):
+    return inspect.signature(function)
 
 
-class Empty(nn.Module):
-    def forward(self):
-        return 0
+def of(**words):
+    return Arguments(**words)
 
 
-class Lit(L.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.loss, self.net = nn.CrossEntropyLoss(), nn.Linear(3, 2)
-
-
-class Bare(nn.Module):
-    pass
-
-
-ALONE = "Wrap the model in an nn.Module whose forward takes the images alone: `def forward(self, images): return self.model"
-
-TOLD = {
-    "one more": (
-        Located,
-        f"Located.forward(image, place, scale=1.0) needs 'place' beside the images. {ALONE}(images, place=self.place)`, "
-        "where self.place is what belongs to the images that are watched.",
-    ),
-    "several more": (
-        Two,
-        f"Two.forward(x, /, meta, *, mask) needs 'meta' and 'mask' beside the images. {ALONE}(images, meta=self.meta, "
-        "mask=self.mask)`, where self.meta and self.mask is what belongs to the images that are watched.",
-    ),
-    "by keyword": (
-        Words,
-        f"Words.forward(*, pixel_values, **options) takes the images by keyword only. {ALONE}(pixel_values=images)`.",
-    ),
-    "none": (
-        Empty,
-        "Empty.forward() takes no images. Wrap the model in an nn.Module whose forward takes the images and returns "
-        "the logits.",
-    ),
-    "no forward": (
-        Lit,
-        "Lit has no forward, so it cannot be called with images. Write one that returns the logits: "
-        "`def forward(self, images): return self.net(images)`.",
-    ),
-    "nothing at all": (
-        Bare,
-        "Bare has no forward, so it cannot be called with images. Write one that returns the logits: "
-        "`def forward(self, images): return self.network(images)`.",
-    ),
+CASES = {
+    "images alone": (lambda x: 0, ALONE, [of()]),
+    "an option that the batch lacks": (lambda x, scale=1: 0, NAMED, [of(), of(whole=True)]),
+    "an option that the batch has": (lambda image, place=None: 0, NAMED, [of(), of(names=("place",))]),
+    "labels are never given unasked": (lambda image, labels=None: 0, NAMED, [of()]),
+    "labels that are asked for": (lambda image, labels: 0, NAMED, [of(names=("labels",))]),
+    "what the batch has": (lambda image, place: 0, NAMED, [of(names=("place",))]),
+    "what the batch has, images second": (lambda place, image: 0, NAMED, [of(keyword="image", names=("place",))]),
+    "what the batch lacks": (lambda image, mask: 0, NAMED, []),
+    "what a tuple cannot have": (lambda image, place: 0, UNNAMED, []),
+    "what cannot be named": (eval("lambda image, place, /: 0"), NAMED, []),
+    "by keyword only": (lambda *, pixel_values: 0, ALONE, [of(keyword="pixel_values")]),
+    "Hugging Face's name behind another": (lambda ids=None, pixel_values=None: 0, ALONE, [of(keyword="pixel_values")]),
+    "a batch by its name": (lambda batch: 0, UNNAMED, [of(whole=True), of()]),
+    "no batch by its name": (lambda batch: 0, ALONE, [of()]),
+    "anything": (lambda *args, **options: 0, NAMED, [of()]),
+    "nothing": (lambda: 0, NAMED, []),
 }
 
 
-@pytest.mark.parametrize("case", TOLD)
-def test_a_model_that_asks_for_more_than_images_is_told_with_what_to_write(case):
-    make, told = TOLD[case]
-    with pytest.raises(ValueError) as error:
-        run_model(make(), X)
-    assert str(error.value) == told
-    assert isinstance(error.value.__cause__, TypeError | NotImplementedError)
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_function_can_be_called_with(case):
+    function, inputs, expected = CASES[case]
+    assert possible_arguments(signature(function), inputs) == expected
 
 
-def test_what_is_to_be_written_works():
-    class Watched(nn.Module):
-        def __init__(self, model, place):
-            super().__init__()
-            self.model, self.place = model, place
-
-        def forward(self, images):
-            return self.model(images, place=self.place)
-
-    assert torch.equal(run_model(Watched(Located(), torch.ones(2, 3)), X), X.mean((2, 3)) + 1)
+def test_a_function_without_a_signature_is_given_the_images():
+    assert possible_arguments(None, NAMED) == [Arguments()]
 
 
-def test_a_model_that_takes_images_alone_is_called_as_it_is():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
-    assert torch.equal(run_model(net, X), net(X))
+@pytest.mark.filterwarnings("ignore")
+def test_a_scripted_model_is_left_to_its_own_words():
+    class Doubled(nn.Module):
+        def forward(self, x, y):
+            return x + y
+
+    call = ModelCall()
+    scripted = torch.jit.script(Doubled())
+    with pytest.raises((RuntimeError, ValueError)):
+        call.settle(scripted, X)
+        call(scripted, X)
+
+
+def test_a_compiled_models_own_signature_counts():
+    compiled = torch.compile(Located(), backend="eager")
+    assert str(signature_of(compiled)) == "(image, place, scale=1.0)"
+
+
+@pytest.mark.parametrize(("make", "expected"), [(Plain, True), (WithoutForward, False), (nn.Module, False)])
+def test_a_module_without_forward_is_told(make, expected):
+    assert has_forward(make()) is expected
+
+
+def test_a_call_is_settled_once():
+    """The first sample is tried at the first look alone."""
+    runs = []
+
+    class Counted(Whole):
+        def forward(self, x):
+            runs.append(len(x["image"]))
+            return super().forward(x)
+
+    call = ModelCall(inputs=Inputs({"image": X}, (("item", "image"),), count=4))
+    model = Counted().double()
+    for _ in range(3):
+        call.settle(model, X)
+    assert runs == [1] and call.arguments == Arguments(whole=True)
+    assert call.in_words() == ["the model is given the whole batch"]
+    assert torch.equal(call(model, X), Plain.forward(model, X))
 
 
 class Mistaken(nn.Module):
@@ -114,44 +108,35 @@ class Mistaken(nn.Module):
 
 @pytest.mark.parametrize("inner", [None, Located(), Empty()])
 def test_a_type_error_within_a_right_forward_is_left_as_it_is(inner):
-    with pytest.raises(TypeError) as error:
-        run_model(Mistaken(inner), X)
-    assert error.value.__cause__ is None
-    assert describe_mismatch(Mistaken(inner), error.value) is None
+    call = ModelCall()
+    call.settle(Mistaken(inner), X)
+    with pytest.raises(TypeError):
+        call(Mistaken(inner), X)
 
 
 def test_a_part_without_a_forward_is_left_as_it_is():
-    with pytest.raises(NotImplementedError, match="Bare"):
-        run_model(Mistaken(Bare()), X)
-
     class Abstract(nn.Module):
         def forward(self, x):
             raise NotImplementedError("say how")
 
-    with pytest.raises(NotImplementedError, match="say how"):
-        run_model(Abstract(), X)
+    for inner in (nn.Module(), Abstract()):
+        call = ModelCall()
+        call.settle(Mistaken(inner), X)
+        with pytest.raises(NotImplementedError):
+            call(Mistaken(inner), X)
 
 
-def test_arguments_that_are_gathered_take_images():
-    class Gathers(nn.Module):
-        def forward(self, *args, **options):
-            raise TypeError("own")
+def test_trying_draws_no_warning_and_keeps_no_gradient(recwarn):
+    class Unpacks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Plain()
+            self.grads = []
 
-    with pytest.raises(TypeError, match="own"):
-        run_model(Gathers(), X)
+        def forward(self, x):
+            self.grads.append(torch.is_grad_enabled())
+            return self.net(x["image"])
 
-
-def test_a_compiled_model_is_described_by_its_own_forward():
-    compiled = torch.compile(Located(), backend="eager")
-    assert describe_mismatch(compiled, TypeError()).startswith("Located.forward(image, place, scale=1.0) needs 'place'")
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_scripted_model_is_left_to_its_own_words():
-    class Doubled(nn.Module):
-        def forward(self, x, y):
-            return x + y
-
-    scripted = torch.jit.script(Doubled())
-    with pytest.raises(RuntimeError, match="missing value for argument 'y'"):
-        run_model(scripted, X)
+    model = Unpacks().double()
+    ModelCall(inputs=Inputs({"image": X}, (("item", "image"),), count=4)).settle(model, X)
+    assert model.grads == [False, False] and not recwarn.list

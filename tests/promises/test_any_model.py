@@ -8,6 +8,7 @@ from doors import (
     PLACE,
     SECOND,
     Distilled,
+    Empty,
     Item,
     K,
     Located,
@@ -399,10 +400,6 @@ def test_a_model_that_fails_with_all_there_is_names_its_parts(tmp_path):
 
 
 def test_a_model_that_takes_nothing_is_told():
-    class Empty(nn.Module):
-        def forward(self):
-            return 0
-
     with pytest.raises(ValueError) as error:
         explain(Empty(), X)
     assert str(error.value) == (
