@@ -74,6 +74,8 @@ def plain(callback):
         "style": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(watcher.style).items()},
         "schedule": callback.schedule,
         "output": watcher.output,
+        "model": callback.model,
+        "forward": watcher.forward,
         "tag": watcher.tag,
         "on_error": watcher.notices.on_error,
     }
@@ -104,6 +106,11 @@ FORMS = {
     "a schedule": dict(schedule={"every_n_epochs": 2, "baseline": False, "step": "epoch"}),
     "an output by name": dict(output="logits"),
     "an output by position": dict(output=1),
+    "a part of the module by name": dict(model="trunk"),
+    "a part of the module by path": dict(model="test_any_model.teacher_of"),
+    "a method that runs it": dict(forward="forward_backend"),
+    "a call by path": dict(forward="test_any_model.backend"),
+    "axes and a picture": dict(batch={"axes": "b t c h w", "image": "patches", "picture": "photo"}),
     "the rest": dict(tag="gaze", on_error="raise"),
 }
 
@@ -145,6 +152,33 @@ def test_a_fit_from_yaml_saves_a_configuration_that_runs_again(tmp_path):
     assert plain(callback_of(first)) == plain(callback_of(again))
     name = "cam/trunk/activation_mean/energy_inside"
     assert first.trainer.callback_metrics[name] == again.trainer.callback_metrics[name]
+
+
+def test_a_fit_from_yaml_runs_a_part_of_the_module_by_a_call_of_ones_own(tmp_path):
+    (tmp_path / "written").mkdir()
+    config = written(
+        tmp_path / "written",
+        model="test_callback_yaml.itself",
+        forward="test_callback_yaml.logits",
+        layer="trunk",
+        batch={"samples": 3, "image": "image"},
+        on_error="raise",
+    )
+    _CALLS.clear()
+    one = cli("--config", config, f"--trainer.default_root_dir={tmp_path}", run=True)
+    assert callback_of(one).history and _CALLS and set(_CALLS) == {(3, 3)}
+
+
+_CALLS = []
+
+
+def itself(module):
+    return module
+
+
+def logits(model, images, batch):
+    _CALLS.append((len(images), len(batch["label"])))
+    return model(batch["image"])
 
 
 def test_the_command_line_alone_is_enough():

@@ -18,6 +18,7 @@ from lightning_cam.cli.options import build_parser
 from lightning_cam.data.class_names import class_index, class_name, read_class_names
 from lightning_cam.explain import Explanation, explain
 from lightning_cam.heat import maximum
+from lightning_cam.model.call import ModelCall, find_model
 from lightning_cam.model.trace import Call
 from lightning_cam.registry import METHODS
 from lightning_cam.render.picture import FILE_ENDINGS
@@ -67,11 +68,12 @@ def _explain(args: argparse.Namespace) -> None:
 
     def explain_image(model: nn.Module) -> Explanation:
         return explain(
-            model.to(args.device),
+            find_model(model.to(args.device), args.part),
             images,
             layer=args.layer,
             method=method,
             target=target,
+            forward=args.forward,
             output=args.output,
         )
 
@@ -156,7 +158,8 @@ def _layers(args: argparse.Namespace) -> None:
     images = blank(_input_channels(loaded.model), size)
 
     def trace(model: nn.Module) -> tuple[list[Call], str]:
-        with open_session(model, [], images, output=args.output) as session:
+        network = find_model(model, args.part)
+        with open_session(network, [], images, output=args.output, call=ModelCall(args.forward)) as session:
             return session.activations(images).calls, session.layers[0]
 
     calls, default = _run(trace, loaded.model, images)

@@ -93,6 +93,16 @@ def _add_model(group: Any) -> None:
 
 def _add_output(group: Any) -> None:
     group.add_argument(
+        "--part",
+        metavar="NAME",
+        help="the network within the model that is looked at, by its dotted name (default: the model)",
+    )
+    group.add_argument(
+        "--forward",
+        metavar="NAME",
+        help="how it is run: a method's name, or the import path of a function (model, images, batch) -> output",
+    )
+    group.add_argument(
         "--output",
         type=_key,
         metavar="KEY",

@@ -63,7 +63,7 @@ def test_the_first_samples_of(form):
 def test_what_has_no_row_a_sample_is_passed_as_it_is():
     table, scale, word = torch.zeros(5, 2), torch.tensor(2.0), "abc"
     rows = Inputs({"table": table, "scale": scale, "word": word, "image": X, "none": None}, None, None, 3).rows(slice(1), 4)
-    assert rows["table"] is table and rows["scale"] is scale and rows["word"] is word and rows["none"] is None
+    assert rows["table"].shape == (5, 2) and float(rows["scale"]) == 2 and rows["word"] is word and rows["none"] is None
     assert len(rows["image"]) == 4
 
 
@@ -81,9 +81,17 @@ def test_the_batch_itself_is_no_list_of_samples():
     assert torch.equal(rows[0], X[1:2]) and rows[1] == ["b"]
 
 
-def test_repeated_rows_share_their_memory():
-    rows = Inputs({"image": X}, None, None, 3).rows(slice(1), 1000)
-    assert rows["image"].untyped_storage().data_ptr() == X.untyped_storage().data_ptr()
+def test_whatever_a_forward_does_to_its_batch_the_samples_stay():
+    batch = {"image": X.clone(), "table": torch.zeros(5), "meta": {"word": "a"}, "names": [[1], [2], [3]]}
+    inputs = Inputs(batch, None, None, 3)
+    for samples, n in ((slice(None), 3), (slice(1), 2)):
+        rows = inputs.rows(samples, n)
+        rows["image"].zero_()
+        rows["table"] += 1
+        del rows["meta"]["word"], rows["names"][0]
+        rows.pop("image")
+    assert torch.equal(batch["image"], X) and not batch["table"].any()
+    assert batch["meta"] == {"word": "a"} and batch["names"] == [[1], [2], [3]]
 
 
 def test_a_bare_tensor_is_a_batch():

@@ -133,6 +133,102 @@ def test_training_is_bit_identical_with_attention_written_out(tmp_path):
     assert differences(*runs) == []
 
 
+class Dicts(Net):
+    """Its forward takes the whole dict."""
+
+    def forward(self, batch):
+        return super().forward(batch["image"])
+
+    def loss(self, batch):
+        return nn.functional.cross_entropy(self(batch), batch["label"])
+
+
+class Located(Net):
+    """Its forward takes a box beside the image."""
+
+    def forward(self, image, box):
+        return super().forward(image) + box.mean(1, keepdim=True)
+
+    def loss(self, batch):
+        return nn.functional.cross_entropy(self(batch["image"], batch["box"]), batch["label"])
+
+
+class Distilled(Net):
+    """A student that follows its teacher, an average of its own weights outside of the modules that Lightning knows."""
+
+    def __init__(self):
+        super().__init__(dropout=0.2, norm=True)
+        self.student = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.2))
+        self.teacher = [Net(norm=True)]
+
+    @property
+    def average(self):
+        return self.teacher[0]
+
+    def loss(self, batch):
+        return super().loss(batch) + self.student(batch[0]).square().mean()
+
+    def on_train_batch_end(self, *args):
+        with torch.no_grad():
+            for mine, its in zip(self.trunk.parameters(), self.average.trunk.parameters(), strict=True):
+                its.lerp_(mine, 0.1)
+
+
+def by_hand(model, images, batch):
+    """A call of one's own that does what it should not: it changes the batch that it is given, and the images."""
+    logits = model(images.clone(), batch.pop("box"))
+    images.zero_()
+    batch["image"].zero_()
+    return logits
+
+
+FORM = dict(form="dict")
+ANY_MODEL = {
+    "the_whole_batch": (Dicts, FORM, dict()),
+    "the_whole_batch_and_perturbation": (Dicts, FORM, dict(method=["score_cam", "ablation_cam"])),
+    "what_is_asked_for_by_name": (Located, FORM, dict(method=["grad_cam", "score_cam"])),
+    "a_call_of_ones_own": (Located, FORM, dict(forward=by_hand, method=["grad_cam", "score_cam"])),
+    "a_student": (Distilled, dict(), dict(model="student", layer="0", target="predicted", output=lambda a: a.mean((2, 3)))),
+    "a_teacher_outside_the_module": (Distilled, dict(), dict(model=lambda module: module.average, layer="trunk")),
+}
+
+
+@pytest.mark.parametrize("case", ANY_MODEL)
+def test_training_is_bit_identical_with_a_model_called_with(case, tmp_path):
+    make, form, options = ANY_MODEL[case]
+    train, val = functools.partial(loader, 24, shuffle=True, size=4, **form), functools.partial(loader, 12, **form)
+    callback = cam(**{"on_error": "raise", **options})
+    runs = [traced(tmp_path, callbacks, make, train, val) for callbacks in ([callback], [])]
+    assert differences(*runs) == []
+    assert callback.history
+
+
+def test_training_is_bit_identical_with_adapters(tmp_path):
+    peft = pytest.importorskip("peft")
+
+    class Adapted(Net):
+        def __init__(self):
+            super().__init__()
+            config = peft.LoraConfig(r=2, target_modules=["0", "2"], lora_dropout=0.2, modules_to_save=["4"])
+            layers = [
+                nn.Conv2d(3, 4, 3),
+                nn.ReLU(),
+                nn.Conv2d(4, 5, 3),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Conv2d(5, 3, 1),
+                nn.Flatten(),
+            ]
+            self.adapted = peft.get_peft_model(nn.Sequential(*layers), config)
+
+        def forward(self, x):
+            return self.adapted(x)
+
+    train, val = functools.partial(loader, 24, shuffle=True, size=4), functools.partial(loader, 12)
+    callback = cam(layer=None, method=["grad_cam", "ablation_cam"], on_error="raise")
+    runs = [traced(tmp_path, callbacks, Adapted, train, val) for callbacks in ([callback], [])]
+    assert differences(*runs) == [] and callback.history
+
+
 def test_training_is_bit_identical_under_every_logger(tmp_path):
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 

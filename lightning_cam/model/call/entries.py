@@ -1,7 +1,7 @@
 """The parts of a batch, whatever it is made of: dicts, tuples, dataclasses, objects with tensors."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -96,7 +96,7 @@ def with_images(batch: Any, path: Path, images: Tensor) -> Any:
 
 
 def mapped(batch: Any, change: Callable[[Any], Any]) -> Any:
-    """A copy of a batch with its parts changed; itself where none is."""
+    """A copy of a batch with its parts changed; an object of which none is changed stays itself."""
     changed = {}
     for step in steps(batch):
         value = part(batch, step)
@@ -104,7 +104,7 @@ def mapped(batch: Any, change: Callable[[Any], Any]) -> Any:
         if other is not value:
             changed[step] = other
     # also objects of any kind are met here, which may bear no copy
-    if not changed:
+    if not changed and not isinstance(batch, MutableMapping | list):
         return batch
     return with_parts(batch, changed)
 

@@ -33,7 +33,8 @@ class Inputs:
     def rows(self, samples: slice, n: int) -> Any:
         """The batch of the samples in a slice, or n times that of the one sample that it holds.
 
-        What has a row a sample, tensors and lists, is cut or repeated; the rest is passed as it is.
+        What has a row a sample, tensors and lists, is cut or repeated; the rest is passed as it is. Whatever is done to the
+        result, the batch stays.
         """
         if isinstance(self.batch, Tensor):
             return _rows(self.batch, self.count, samples, n, DEEPEST)
@@ -59,11 +60,11 @@ class Inputs:
 
 def _rows(value: Any, count: int, samples: slice, n: int, deepest: int) -> Any:
     if isinstance(value, Tensor):
+        # copies, since a forward may change what it is given, and every look shows the same
         if not has_rows(value, count):
-            return value
-        # a view: n changes of a sample share its row
+            return value.clone()
         chosen = value[samples]
-        return chosen.expand(n, *chosen.shape[1:])
+        return chosen.expand(n, *chosen.shape[1:]).clone()
     # modalities or views are a list of tensors that have the rows themselves, also where there are as many as samples
     if isinstance(value, list | tuple) and len(value) == count and not has_rows(value, count):
         return _repeated(value, samples, n)
