@@ -127,6 +127,9 @@ def test_torchvisions_weights_bring_their_names(run, here, monkeypatch):
         ("--model", "my_nets.Wrapped", "--output", "scores"),
         ("--model", "my_nets.grey", "--mean", "0.5", "--std", "0.5"),
         ("--model", "my_nets.Net", "--mean", "0.5", "0.4", "0.3", "--std", "1", "1", "1", "--resize", "200"),
+        ("--model", "my_nets.Silent", "--forward", "forward_backend"),
+        ("--model", "my_nets.Silent", "--forward", "my_nets.backend", "--layer", "net.0"),
+        ("--model", "my_nets.Silent", "--part", "net", "--layer", "0"),
         ("--model", "my_nets.Net", "--device", "cpu", "--layer", "net.0", "--method", "activation_mean"),
     ],
 )
@@ -144,7 +147,7 @@ MISTAKES = {
     "no prefix": (("--model", "squeezenet1_1"), "Did you mean 'torchvision:squeezenet1_1'"),
     "no module": (("--model", "nowhere.Net"), "cannot be imported: ModuleNotFoundError: No module named 'nowhere'."),
     "no class": (("--model", "my_nets.Nett"), "The module my_nets has no 'Nett'. Did you mean 'Net'"),
-    "no class near": (("--model", "my_nets.Xyzzyx"), "Its models: Net, Wrapped, Broken, Needy."),
+    "no class near": (("--model", "my_nets.Xyzzyx"), "Its models: Net, Silent, Wrapped, Broken, Needy."),
     "needs arguments": (("--model", "my_nets.Needy"), "cannot be built without arguments: TypeError"),
     "not callable": (("--model", "my_nets.number"), "cannot be built without arguments"),
     "no model": (("--model", "my_nets.torch.manual_seed"), "cannot be imported"),
@@ -173,6 +176,9 @@ MISTAKES = {
     "a mean too short": (("--mean", "0.5", "0.5"), "expected three values each"),
     "a forward that fails": (("--model", "my_nets.Broken"), "on an image 3x64x64. RuntimeError: two sizes differ"),
     "grey weights": (("--model", "my_nets.grey"), "The model could not be run on an image 3x64x64."),
+    "no forward": (("--model", "my_nets.Silent"), "Name the method that gives the logits: forward='forward_backend'."),
+    "no part": (("--part", "nett"), "Net has no part of this name. Did you mean 'net'"),
+    "no such forward": (("--forward", "forwards"), "Net has no method of this name, and it is no import path."),
     "no folder": (("--out", "cat.png"), "cat.png"),
 }
 

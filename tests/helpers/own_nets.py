@@ -18,6 +18,19 @@ class Net(nn.Module):
         return self.net(x)
 
 
+class Silent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward_backend(self, x):
+        return self.net(x)
+
+
+def backend(model, images, batch):
+    return model.net(images)
+
+
 class Wrapped(Net):
     def forward(self, x):
         return {"scores": self.net(x), "aux": x}

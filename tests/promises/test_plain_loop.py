@@ -2,12 +2,14 @@
 
 import random
 
+import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
 from lightning.fabric import Fabric
-from nets import STRICT, Pictures
+from nets import STRICT, Pictures, cam, trainer
 from plain import plain_net, train, watcher
+from torch.utils.data import DataLoader
 
 from lightning_cam import Batch
 
@@ -99,6 +101,47 @@ def test_methods_metrics_observers_and_loggers_that_draw_leave_the_training_as_i
 
     assert twins(dict(dropout=0.3), look_of, draw=True) == {}
     assert len(drawn) == 4 * 6
+
+
+def test_a_fabric_run_and_a_trainers_give_the_same_histories(tmp_path):
+    """The same net, data, optimizer and order: every map of every look is bit-equal."""
+    net, data = dict(norm=True), Pictures(24)
+    model = plain_net(**net)
+    watching = watcher(model, tmp_path / "fabric", data, method=ALL)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    wrapped, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9))
+    watching.look(0)
+    for epoch in range(3):
+        for x, y in fabric.setup_dataloaders(DataLoader(data, 4)):
+            optimizer.zero_grad()
+            fabric.backward(torch.nn.functional.cross_entropy(wrapped(x), y))
+            optimizer.step()
+        watching.look(6 * (epoch + 1))
+
+    class Lit(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = plain_net(**net)
+
+        def training_step(self, batch, batch_idx):
+            return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.net.parameters(), 0.1, momentum=0.9)
+
+    callback = cam(method=ALL, model="net", on_error="raise")
+    run = trainer(tmp_path / "trainer", [callback], max_epochs=3, num_sanity_val_steps=0)
+    lit = Lit()
+    run.fit(lit, DataLoader(data, 4), DataLoader(data, 4))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), lit.net.parameters(), strict=True))
+    assert list(callback.history) == list(watching.history) and len(watching.history) == len(ALL)
+    for tag, history in watching.history.items():
+        heats = callback.history[tag].heats
+        assert len(heats) == 4 and all(torch.equal(a, b) for a, b in zip(heats, history.heats, strict=True))
+        assert not torch.equal(heats[0], heats[-1])
 
 
 # negative controls
