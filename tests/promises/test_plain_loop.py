@@ -107,7 +107,7 @@ def test_a_fabric_run_and_a_trainers_give_the_same_histories(tmp_path):
     """The same net, data, optimizer and order: every map of every look is bit-equal."""
     net, data = dict(norm=True), Pictures(24)
     model = plain_net(**net)
-    watching = watcher(model, tmp_path / "fabric", data, method=ALL)
+    watching = watcher(model, tmp_path / "fabric", data, method=ALL, batch=4)
     fabric = Fabric(accelerator="cpu", devices=1)
     wrapped, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), 0.1, momentum=0.9))
     watching.look(0)
