@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped, UInt8
+from lightning.fabric.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_cam.capture.session import open_session
@@ -222,6 +223,8 @@ def explain(
         heat = plan.heat(forward)
         title = plan.title(forward)
     choice = forward.target_scores.choice
+    if choice.note:
+        rank_zero_info(f"explain: {choice.note}")
     # a graph held by the result would hold the model's activations too
     score = forward.target_scores.score.detach()
     classes = None

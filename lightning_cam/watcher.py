@@ -177,6 +177,7 @@ class Watcher:
         with open_session(self._model, layers, batch.images, output=self.output, context=self.context) as session:
             self._remember(session.layers)
             forward = session.forward(batch.images, target, batch.labels, batch.regions)
+            self.notices.say(forward.target_scores.choice.note)
             plans = map_plans(self.layer_names, self.methods, self.fusion)
             metrics = chosen_metrics(self.metrics, forward)
             records = make_records(plans, forward, moment, histories, self.attempt)

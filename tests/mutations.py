@@ -68,7 +68,12 @@ METHODS = [
 ]  # fmt: skip
 
 TARGETS = [
-    Mutation("label: argmax instead", "targets/classes.py", '    return label\n', '    return logits.argmax(1)\n', "promises/test_mistakes.py -k label"),
+    Mutation("label: argmax instead", "targets/classes.py", "return label.long(), \"\"", "return logits.argmax(1), \"\"", "promises/test_mistakes.py -k label"),
+    Mutation("label: the least share of a soft label", "targets/classes.py", "return label.argmax(1)", "return label.argmin(1)", "targets/test_labels.py"),
+    Mutation("label: rows of any sum are soft", "targets/classes.py", "((sums - 1).abs() > _ROUNDING)", "((sums - 1).abs() > 9)", "targets/test_labels.py"),
+    Mutation("label: signs of a regression", "targets/classes.py", "torch.ones_like(output).flatten()", "output.sign().flatten()", "targets/test_labels.py"),
+    Mutation("label: nothing said of what it took", "watcher.py", "self.notices.say(forward.target_scores.choice.note)", "self.notices.say(\"\")", "targets/test_labels.py"),
+    Mutation("label: positives by chance taken for classes", "capture/predictions.py", "if whole and not forward.target_scores.choice.single:", "if False:", "targets/test_labels.py"),
     Mutation("predicted: the least likely", "targets/classes.py", "class_logits(logits).argmax(1)", "class_logits(logits).argmin(1)", "test_explain.py targets/test_targets.py"),
     Mutation("runner_up: the first", "targets/classes.py", ".indices[:, 1]", ".indices[:, 0]", "targets/test_targets.py -k runner"),
     Mutation("top_k: the least likely", "targets/classes.py", "logits.shape[1]), dim=1).indices", "logits.shape[1]), dim=1, largest=False).indices", "test_explain.py targets/test_targets.py"),

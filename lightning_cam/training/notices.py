@@ -29,8 +29,8 @@ class Notices:
             warnings.warn(f"{self.owner}: {text}", stacklevel=3)
 
     def say(self, text: str) -> None:
-        """Tell on the first process, once a text."""
-        if self._is_new(text):
+        """Tell on the first process, once a text; nothing where there is none."""
+        if text and self._is_new(text):
             rank_zero_info(f"{self.owner}: {text}")
 
     def failed(self, what: str, error: Exception) -> None:
