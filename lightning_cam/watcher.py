@@ -18,7 +18,7 @@ from lightning_cam.model.output import Output
 from lightning_cam.no_trace import isolated_rng, no_trace
 from lightning_cam.record import Moment, Record
 from lightning_cam.registry import METHODS, METRICS
-from lightning_cam.render.overlay import looks_normalized
+from lightning_cam.render.overlay import display_advice, looks_normalized
 from lightning_cam.render.style import Style
 from lightning_cam.targets import state
 from lightning_cam.targets.adapters import find
@@ -226,10 +226,10 @@ class Watcher:
             with no_trace(self._model):  # hooks of a batch's way to the device may ask whether the model is training
                 self.batch = self.load() if self.load else load_plain_batch(self._model, self.data, self.batch_options)
             normalization = self.style.normalization or self.batch.normalization
-            if normalization is None and looks_normalized(self.batch.images):
+            if normalization is None and self.style.bands is None and looks_normalized(self.batch.images):
                 self.notices.warn(
                     "the images lie outside 0 to 1 and no Normalize was found in the dataset's transform, so they are shown "
-                    "clipped; give Style(mean=..., std=...)."
+                    f"clipped; give {display_advice(self.batch.images)}."
                 )
         return self.batch
 
