@@ -50,7 +50,7 @@ def test_places_of_a_large_image_are_counted_exactly():
 
 
 def test_a_band_without_extent_is_black_and_one_of_few_values_is_shown():
-    images = scene(2, 4, 10, 10)
+    images = scene(2, 4, 20, 20)
     images[0, 0] = 5.0
     images[:, 1] = 0
     images[0, 1, 4, 4], images[0, 1, 5, 5] = 9.0, 3.0  # not 2 % of the places each
