@@ -73,7 +73,7 @@ class Concepts:
         if style is None:
             style = Style()
         legend = [", ".join(names_of_classes) for names_of_classes in self._best(classes)]
-        base = render.to_rgb(self.images, style.normalization)
+        base = render.to_rgb(self.images, style.normalization, style.bands)
         weight = self.maps.flatten(2).sum(2)
         parts = (weight / weight.sum(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)).tolist()
         under = f"deep feature factorization of {len(base)} images, {100 * (1 - self.error**2):.0f}% of the activation's energy"

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped, UInt8
+from lightning.fabric.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_cam.capture.session import open_session
@@ -226,6 +227,8 @@ def explain(
         heat = plan.heat(result)
         title = plan.title(result)
     choice = result.target_scores.choice
+    if choice.note:
+        rank_zero_info(f"explain: {choice.note}")
     # a graph held by the result would hold the model's activations too
     score = result.target_scores.score.detach()
     classes = None

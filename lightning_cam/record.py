@@ -39,7 +39,7 @@ class Predictions:
         probability: its probability, 0 to 1.
         predicted: the class of the largest logit; none for multi-label samples, of which several may be right.
         predicted_probability: its probability, 0 to 1.
-        labels: the class of the label.
+        labels: the class of the label, of a soft label that of the largest share.
     """
 
     classes: Int[Tensor, "b t"]
@@ -75,6 +75,7 @@ class Record:
         predictions: what the model says of each sample.
         values: each metric's value for each sample and target, on the host; NaN where it is undefined.
         changed_in_place: whether the map is that after an in-place operation behind the layer.
+        note: what was explained for want of what the target asks for, in words; empty where it had that.
     """
 
     moment: Moment
@@ -90,6 +91,7 @@ class Record:
     predictions: Predictions
     values: Mapping[str, Float[Tensor, "b t"]] = field(default_factory=dict)
     changed_in_place: bool = False
+    note: str = ""
 
     @property
     def shown(self) -> list[int]:

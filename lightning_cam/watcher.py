@@ -181,6 +181,7 @@ class Watcher:
         with no_trace(self._owner), self._open_session(batch) as session:
             self._remember(session)
             forward = session.forward(batch.images, target, batch.labels, batch.regions)
+            self.notices.say(forward.target_scores.choice.note)
             plans = map_plans(self.layer_names, self.methods, self.fusion)
             metrics = chosen_metrics(self.metrics, forward)
             records = make_records(plans, forward, moment, histories, self.attempt)

@@ -68,7 +68,12 @@ METHODS = [
 ]  # fmt: skip
 
 TARGETS = [
-    Mutation("label: argmax instead", "targets/classes.py", '    return label\n', '    return logits.argmax(1)\n', "promises/test_mistakes.py -k label"),
+    Mutation("label: argmax instead", "targets/classes.py", "return label.long(), \"\"", "return logits.argmax(1), \"\"", "promises/test_mistakes.py -k label"),
+    Mutation("label: the least share of a soft label", "targets/classes.py", "return label.argmax(1)", "return label.argmin(1)", "targets/test_labels.py"),
+    Mutation("label: rows of any sum are soft", "targets/classes.py", "((sums - 1).abs() > _ROUNDING)", "((sums - 1).abs() > 9)", "targets/test_labels.py"),
+    Mutation("label: signs of a regression", "targets/classes.py", "torch.ones_like(output).flatten()", "output.sign().flatten()", "targets/test_labels.py"),
+    Mutation("label: nothing said of what it took", "watcher.py", "self.notices.say(forward.target_scores.choice.note)", "self.notices.say(\"\")", "targets/test_labels.py"),
+    Mutation("label: positives by chance taken for classes", "capture/predictions.py", "if whole and not forward.target_scores.choice.single:", "if False:", "targets/test_labels.py"),
     Mutation("predicted: the least likely", "targets/classes.py", "class_logits(logits).argmax(1)", "class_logits(logits).argmin(1)", "test_explain.py targets/test_targets.py"),
     Mutation("runner_up: the first", "targets/classes.py", ".indices[:, 1]", ".indices[:, 0]", "targets/test_targets.py -k runner"),
     Mutation("top_k: the least likely", "targets/classes.py", "logits.shape[1]), dim=1).indices", "logits.shape[1]), dim=1, largest=False).indices", "test_explain.py targets/test_targets.py"),
@@ -137,10 +142,19 @@ ENGINE = [
 ]  # fmt: skip
 
 SHOWN = [
-    Mutation("swap height and width of boxes", "data/regions.py", "x0, y0, x1, y1 =", "y0, x0, y1, x1 =", "metrics/test_localization.py"),
-    Mutation("inclusive box ends", "data/regions.py", "(x < x1)", "(x < x1 + 1)", "metrics/test_localization.py"),
+    Mutation("swap height and width of boxes", "data/regions.py", "enumerate(reversed(size))", "enumerate(size)", "metrics/test_localization.py"),
+    Mutation("inclusive box ends", "data/regions.py", "(centre < upper[:, :, i])", "(centre < upper[:, :, i] + 1)", "metrics/test_localization.py"),
+    Mutation("boxes: a mask upside down", "data/regions.py", "->b{axes[::-1]}", "->b{axes}", "data/test_regions.py"),
+    Mutation("regions: two corners mixed up", "data/regions.py", "lower, upper = boxes[..., None].chunk(2, 2)", "lower, upper = boxes[..., None].unflatten(2, (-1, 2)).unbind(3)", "data/test_regions.py"),
+    Mutation("regions: a box or a mask guessed", "data/regions.py", "if is_mask and is_boxes and len(size) == 1", "if False and len(size) == 1", "data/test_regions.py"),
+    Mutation("energy_inside: a map of fewer sides resized", "metrics/localization.py", "if heat.ndim != inside.ndim:", "if False:", "metrics/test_localization.py"),
     Mutation("energy_inside of the signed map", "metrics/localization.py", "heat.relu()", "heat", "metrics/test_localization.py"),
     Mutation("energy_inside: NaN counted as nothing inside", "metrics/localization.py", "share.isfinite(), torch.nan)", "share.isfinite(), 0)", "metrics/test_localization.py"),
+    Mutation("bands: in the order of the channels", "render/overlay.py", "images[:, list(bands)]", "images[:, sorted(bands)]", "render/test_bands.py"),
+    Mutation("bands: a photograph stretched too", "render/overlay.py", "(normalization is None or looks_normalized(values))", "True", "render/test_bands.py"),
+    Mutation("bands: percentiles of another percent", "render/overlay.py", "_BRIGHT = 98", "_BRIGHT = 97", "render/test_bands.py"),
+    Mutation("bands: holes counted as values", "render/overlay.py", "count = flat.isfinite().sum(2, keepdim=True)", "count = (flat == flat.clone()).sum(2, keepdim=True).clamp(min=flat.shape[2])", "render/test_bands.py"),
+    Mutation("bands: few values left black", "render/overlay.py", "high = high.where(apart, _percentile(ordered, count, 100))", "high = high", "render/test_bands.py"),
     Mutation("swap height and width", "render/overlay.py", "return resize(normalized, size)", "return resize(normalized, size[::-1])", "render/test_render.py"),
     Mutation("align corners", "heat.py", "align_corners=False", "align_corners=True", "test_heat.py"),
     Mutation("nearest for bilinear", "heat.py", "mode=_LINEAR[sides], align_corners=False", 'mode="nearest"', "test_heat.py"),

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lightning_cam.capture.forward import Forward
 from lightning_cam.record import Predictions, to_host
+from lightning_cam.targets.classes import soft_classes
 
 
 def predict(forward: Forward) -> Predictions:
@@ -21,9 +22,11 @@ def predict(forward: Forward) -> Predictions:
         return Predictions(*to_host([classes, nan, unknown, nan[:, 0], unknown]))
     logits = logits.detach().float()
     labels = _class_labels(forward.labels, unknown)
-    if (
-        forward.labels is not None and forward.labels.shape == logits.shape
-    ):  # several classes may be right, so none is predicted
+    soft = _soft_labels(forward, logits)
+    if soft is not None:
+        labels = soft
+    elif forward.labels is not None and forward.labels.shape == logits.shape:
+        # several classes may be right, so none is predicted
         probability = _of_classes(logits.sigmoid(), classes)
         return Predictions(*to_host([classes, probability, unknown, nan[:, 0], labels]))
     probabilities = logits.softmax(1)
@@ -36,6 +39,19 @@ def _class_labels(labels: Shaped[Tensor, "b ..."] | None, unknown: Int[Tensor, "
     if labels is None or labels.ndim != 1 or labels.is_floating_point():
         return unknown
     return labels.long()
+
+
+def _soft_labels(forward: Forward, logits: Float[Tensor, "b k"]) -> Int[Tensor, "b"] | None:
+    """The class of the largest share, where labels are shares of one class."""
+    labels = forward.labels
+    classes = soft_classes(labels, logits)
+    if labels is None or classes is None:
+        return None
+    # multi-label samples may happen to have one class each; where several are asked for, they are taken for such
+    whole = bool(((labels == 0) | (labels == 1)).all())
+    if whole and not forward.target_scores.choice.single:
+        return None
+    return classes
 
 
 def _of_classes(probabilities: Float[Tensor, "b k"], classes: Int[Tensor, "b t"]) -> Float[Tensor, "b t"]:

@@ -33,8 +33,9 @@ class Batch:
         picture: key, position, attribute or callable that takes what is shown out of a batch, [b c h w], where the model is
             given something else, such as packed patches; maps and regions are those of the picture.
         label: the same for the labels [b]; may be absent.
-        regions: the same for boxes (x0, y0, x1, y1; [b 4] or [b n 4], pixels of the image the model sees, ends excluded,
-            rows of NaN ignored) or masks [b h w]; a dict names several regions.
+        regions: the same for boxes or masks; a dict names several regions. Boxes are (x0, y0, x1, y1), [b 4] or [b n 4], in
+            pixels of the image the model sees, ends excluded, rows of NaN ignored; of signals (x0, x1), of volumes
+            (x0, y0, z0, x1, y1, z1) with z along d. Masks are of the image's size, [b h w], and so for one side or three.
         classes: class names; by default the dataset's or datamodule's own ``classes``.
 
     Raises:
@@ -110,7 +111,7 @@ class FixedBatch:
 
     images: Shaped[Tensor, "b ..."]
     labels: Shaped[Tensor, "b ..."] | None = None
-    regions: Mapping[str, Bool[Tensor, "b h w"]] = field(default_factory=dict)
+    regions: Mapping[str, Bool[Tensor, "b *s"]] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     normalization: tuple[tuple[float, ...], tuple[float, ...]] | None = None

@@ -1,52 +1,105 @@
-"""Boxes and masks as masks. b batch, n boxes, h w image."""
+"""Boxes and masks of signals, pictures and volumes as masks. b batch, n boxes, s sides of the image, r numbers of a box."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+_CORNERS = {1: "x0, x1", 2: "x0, y0, x1, y1", 3: "x0, y0, z0, x1, y1, z1"}
 
-def to_mask(region: Any, images: Tensor) -> Bool[Tensor, "b h w"]:
-    """Boxes or masks as masks; several boxes are united.
+
+def to_mask(region: Any, images: Shaped[Tensor, "b c *s"]) -> Bool[Tensor, "b *s"]:
+    """Boxes or masks as masks; several boxes, and several masks of a sample, are united.
+
+    A box has two numbers a side, all its lower ends before all its upper ones: (x0, x1) of a signal [b c t], x along t;
+    (x0, y0, x1, y1) of a picture [b c h w], x along w; (x0, y0, z0, x1, y1, z1) of a volume [b c d h w], x along w, y along h
+    and z along d. They are counted in samples, pixels or voxels, upper ends excluded: what has its centre inside is inside.
+    Rows of NaN are no box. Of a mask every value but 0 is inside.
 
     Args:
-        region: boxes [b 4], [b n 4] or a list of [n 4], (x0, y0, x1, y1) in pixels; or masks [b h w] or [b 1 h w].
-        images: the images they belong to, [b ... h w].
+        region: boxes [b r] or [b n r]; masks [b *s] or [b m *s]; or a list with the boxes [n r], or the masks, of each sample.
+        images: the images they belong to.
 
     Raises:
-        ValueError: for regions of another shape, or of another number of images.
+        ValueError: for regions of another shape, of another number of images, or that may be boxes as well as masks.
 
     Example:
         >>> to_mask(torch.tensor([[0, 0, 2, 1]]), torch.zeros(1, 3, 2, 2)).tolist()
         [[[True, True], [False, False]]]
+        >>> to_mask(torch.tensor([[1, 3]]), torch.zeros(1, 1, 4)).tolist()
+        [[False, True, True, False]]
+        >>> to_mask(torch.tensor([[0, 0, 0, 2, 2, 1]]), torch.zeros(1, 1, 3, 2, 2)).sum((2, 3)).tolist()
+        [[4, 0, 0]]
     """
-    b = len(images)
-    h, w = images.shape[-2:]
+    size = images.shape[2:]
+    r = 2 * len(size)
     if not isinstance(region, Tensor):
-        region = _padded(region)
+        region = _masks_of_list(region, size)
     region = region.to(images.device)
-    if len(region) != b:
-        raise ValueError(f"The batch has {b} images and regions for {len(region)}.")
-    if region.shape[-2:] == (h, w) and region.ndim in (3, 4):
-        masks: Tensor = region.reshape(b, -1, h, w)
+    if region.ndim and len(region) != len(images):
+        raise ValueError(f"The batch has {len(images)} images and regions for {len(region)}.")
+    is_mask = region.shape[-len(size) :] == size and region.ndim in (len(size) + 1, len(size) + 2)
+    is_boxes = region.shape[-1:] == (r,) and region.ndim in (2, 3)
+    if is_mask and is_boxes and len(size) == 1 and region.dtype != torch.bool:
+        raise ValueError(
+            f"Regions {tuple(region.shape)} of signals of 2 samples are boxes as well as masks. "
+            "Give masks as booleans, Batch(regions=lambda batch: batch['mask'].bool()), "
+            "boxes as lists, Batch(regions=lambda batch: batch['box'].tolist())."
+        )
+    if is_mask:
+        masks: Tensor = region.reshape(len(images), -1, *size)
         return masks.bool().any(1)
-    if region.shape[-1] != 4 or region.ndim not in (2, 3):
-        raise ValueError(f"Regions are boxes [b 4] or [b n 4], or masks [b {h} {w}]; got {tuple(region.shape)}.")
-    return _inside(region.reshape(b, -1, 4), h, w)
+    if is_boxes:
+        return _inside(region.reshape(len(images), -1, r), size)
+    raise ValueError(_unreadable(f"{tuple(region.shape)}", size))
 
 
-def _padded(boxes: Any) -> Float[Tensor, "b n 4"]:
-    """Lists of boxes of unequal length as one tensor, with rows of NaN."""
-    # an empty list, or one box alone, has no side of four yet
-    rows = [torch.as_tensor(row, dtype=torch.float32).reshape(-1, 4) for row in boxes]
-    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan)
+def _masks_of_list(regions: Any, size: Sequence[int]) -> Bool[Tensor, "b *s"]:
+    """The boxes or masks of each sample as masks; samples may differ in how many they have."""
+    try:
+        rows = [torch.as_tensor(row) for row in regions]
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(_unreadable(_kind(regions), size)) from None
+    if not rows:
+        raise ValueError("The batch has no regions: the list of them is empty; expected the boxes or masks of each sample.")
+    r = 2 * len(size)
+    # an empty list has no side of so many numbers yet
+    if all(row.ndim in (1, 2) and (row.shape[-1] == r or not row.numel()) for row in rows):
+        boxes = [row.to(torch.float32).reshape(-1, r) for row in rows]
+        return _inside(torch.nn.utils.rnn.pad_sequence(boxes, batch_first=True, padding_value=torch.nan), size)
+    for row in rows:
+        if row.shape[-len(size) :] != tuple(size) or row.ndim not in (len(size), len(size) + 1):
+            raise ValueError(_unreadable(f"a list with {tuple(row.shape)} of a sample", size))
+    return torch.stack([row.reshape(-1, *size).bool().any(0) for row in rows])
 
 
-def _inside(boxes: Shaped[Tensor, "b n 4"], h: int, w: int) -> Bool[Tensor, "b h w"]:
-    """Where a pixel's centre is inside a box; nowhere for a row of NaN."""
-    x0, y0, x1, y1 = boxes[..., None, None].unbind(2)
-    x = torch.arange(w, device=boxes.device) + 0.5
-    y = torch.arange(h, device=boxes.device)[:, None] + 0.5
-    # a comparison with NaN is false
-    return ((x >= x0) & (x < x1) & (y >= y0) & (y < y1)).any(1)
+def _inside(boxes: Shaped[Tensor, "b n r"], size: Sequence[int]) -> Bool[Tensor, "b *s"]:
+    """Where a place's centre is inside a box; nowhere for a row of NaN."""
+    lower, upper = boxes[..., None].chunk(2, 2)
+    axes = "xyz"[: len(size)]
+    within = []
+    # x is along the last side of the image
+    for i, side in enumerate(reversed(size)):
+        centre = torch.arange(side, device=boxes.device) + 0.5
+        # a comparison with NaN is false
+        within.append(((centre >= lower[:, :, i]) & (centre < upper[:, :, i])).float())
+    # how many boxes hold each place: a product over the sides, so that no mask a box of a whole volume is ever made
+    boxes_there: Float[Tensor, "b *s"] = torch.einsum(f"{','.join('bn' + axis for axis in axes)}->b{axes[::-1]}", *within)
+    return boxes_there > 0
+
+
+def _kind(regions: Any) -> str:
+    if isinstance(regions, list | tuple):
+        return f"a {type(regions).__name__} of {', '.join(dict.fromkeys(type(row).__name__ for row in regions))}"
+    return f"a {type(regions).__name__}"
+
+
+def _unreadable(got: str, size: Sequence[int]) -> str:
+    r = 2 * len(size)
+    return (
+        f"Regions are boxes [b {r}] or [b n {r}], or masks [b {' '.join(map(str, size))}]; got {got}. "
+        f"A box is ({_CORNERS[len(size)]}). Take them out of the batch by a callable, "
+        "as Batch(regions=lambda batch: [sample['boxes'] for sample in batch['target']]) does for a list of dicts."
+    )

@@ -31,6 +31,9 @@ def row_names(batch: FixedBatch, record: Record) -> list[str]:
     labels = batch.labels
     if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
         names = [batch.class_name(label) for label in labels.tolist()]
+    elif bool((record.predictions.labels >= 0).all()):
+        # soft labels
+        names = [batch.class_name(label) for label in record.predictions.labels.tolist()]
     elif record.absent is not None:
         classes = record.predictions.classes.flatten().tolist()
         return [batch.class_name(c) if c >= 0 else names[i // t] for i, c in enumerate(classes)]
@@ -50,10 +53,13 @@ def description(batch: FixedBatch, record: Record, target: str, style: Style) ->
     scale = f"{style.scale}"
     if not isinstance(style.scale, str):
         scale = f"fixed, {style.scale:g} is hottest"
+    target_line = f"`{target}`"
+    if record.note:
+        target_line += f": {record.note}"
     lines = {
         "layer": layer,
         "method": f"`{record.method}`",
-        "target": f"`{target}`",
+        "target": target_line,
         "colours": f"{style.colours}, {_COLOURS[style.norm]}, scale: {scale}",
         "batch": f"{len(batch)} samples, {batch.origin}",
         "weights": "as in the model at that moment, evaluation mode",

@@ -54,7 +54,7 @@ class Cards:
             normalization: what is undone for showing.
             extremes: of the run so far.
         """
-        base = displayable(images, normalization).repeat_interleave(maps // len(images), 0)
+        base = displayable(images, normalization, style.bands).repeat_interleave(maps // len(images), 0)
         return cls(base[list(positions)], positions, style, extremes)
 
     def normalized(self, heat: Float[Tensor, "n *m"]) -> Float[Tensor, "k *m"]:

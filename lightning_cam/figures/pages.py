@@ -56,11 +56,15 @@ class RecordPages:
         record = self.record
         several = record.score.shape[1] > 1 and record.absent is None
         words = captions(self.batch, record, self.style.norm)
+        target = self.target
+        if record.note:
+            # what is there in place of labels; the description has the whole sentence
+            target += f" ({record.note.partition(',')[0]})"
         pixels = sheet(
             self._cards.base,
             self._cards.normalized(self._heat),
             [words[i] for i in record.shown],
-            (self._headline, f"{record.moment.title} · step {record.moment.step} · target: {self.target}"),
+            (self._headline, f"{record.moment.title} · step {record.moment.step} · target: {target}"),
             self.style,
             columns=record.score.shape[1] if several else None,
         )

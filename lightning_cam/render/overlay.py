@@ -1,10 +1,10 @@
-"""Heat over an image, on the device. b batch, c channels, h w image, u v map."""
+"""Heat over an image, on the device. b batch, c channels, k bands shown, s sides, h w image, u v map."""
 
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 
 from lightning_cam.heat import resize
@@ -14,27 +14,96 @@ from lightning_cam.render.style import Style
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_DARK = 2  # percent of a band's values
+_BRIGHT = 98
 
 
-def to_rgb(images: Shaped[Tensor, "b c *s"], normalization: Normalization | None) -> UInt8[Tensor, "b 3 *s"]:
+def to_rgb(
+    images: Shaped[Tensor, "b c *s"],
+    normalization: Normalization | None,
+    bands: Sequence[int] | None = None,
+) -> UInt8[Tensor, "b 3 *s"]:
     """The model's input as RGB: normalisation undone if known, values clipped to [0, 1], channels made three.
 
     One channel is shown grey, three and four by their first three, any other number by its mean. uint8 is shown as it is.
+    Of bands, other values than uint8 are stretched, where no normalisation is known or they lie outside [0, 1] without it.
+
+    Args:
+        images: the model's input.
+        normalization: mean and standard deviation, a value a channel.
+        bands: the channels shown as red, green and blue, or the one shown grey; by default as above.
 
     Raises:
-        ValueError: if the normalisation has another number of channels than the image.
+        ValueError: if the normalisation has another number of channels than the image, or the image not all of the bands.
 
     Example:
         >>> to_rgb(torch.tensor([[[[0.0, 0.2, 7.0]]]]), None)[0, :, 0].tolist()
         [[0, 51, 255], [0, 51, 255], [0, 51, 255]]
+        >>> to_rgb(torch.arange(505.0).reshape(1, 5, 1, 101), None, [4])[0, 0, 0, [0, 2, 50, 98, 100]].tolist()
+        [0, 0, 128, 255, 255]
     """
+    chosen = select_bands(images, bands)
     if images.dtype != torch.uint8:
-        values = denormalized(images, normalization).nan_to_num(0).clamp(0, 1)
-        images = (values * 255).round()
-    if images.shape[1] in (3, 4):
-        return images[:, :3].to(torch.uint8)
-    mean = images.float().mean(1, keepdim=True).round()
-    return mean.expand(-1, 3, *images.shape[2:]).to(torch.uint8)
+        values = select_bands(denormalized(images, normalization), bands)
+        if bands is not None and (normalization is None or looks_normalized(values)):
+            values = stretched(values)
+        chosen = (values.nan_to_num(0).clamp(0, 1) * 255).round()
+    if chosen.shape[1] in (3, 4):
+        return chosen[:, :3].to(torch.uint8)
+    mean = chosen.float().mean(1, keepdim=True).round()
+    return mean.expand(-1, 3, *chosen.shape[2:]).to(torch.uint8)
+
+
+def select_bands(images: Shaped[Tensor, "b c *s"], bands: Sequence[int] | None) -> Shaped[Tensor, "b k *s"]:
+    """The channels named, in this order; all where none is.
+
+    Raises:
+        ValueError: for a channel that the images do not have.
+    """
+    if bands is None:
+        return images
+    channels = images.shape[1]
+    if max(bands) >= channels:
+        there = [min(band, channels - 1) for band in bands]
+        raise ValueError(
+            f"Style(bands={list(bands)}): the images have {channels} channels, 0 to {channels - 1}; "
+            f"choose from these, such as Style(bands={there})."
+        )
+    return images[:, list(bands)]
+
+
+def stretched(bands: Float[Tensor, "b k *s"]) -> Float[Tensor, "b k *s"]:
+    """Each band of each image scaled linearly, so that its 2nd percentile is 0 and its 98th 1; values beyond lie outside.
+
+    Percentiles are interpolated between neighbours, as NumPy's are by default, over the values that are finite. A band in
+    which both are the same is scaled from its smallest value to its largest; a constant one is 0.
+
+    Example:
+        >>> stretched(torch.arange(101.0).reshape(1, 1, 101))[0, 0, [2, 50, 98]].tolist()
+        [0.0, 0.5, 1.0]
+    """
+    flat = bands.flatten(2)
+    # behind all others
+    ordered = flat.where(flat.isfinite(), torch.nan).sort(2).values
+    count = flat.isfinite().sum(2, keepdim=True)
+    low = _percentile(ordered, count, _DARK)
+    high = _percentile(ordered, count, _BRIGHT)
+    # where few pixels are all there is, they are shown
+    apart = high > low
+    low = low.where(apart, _percentile(ordered, count, 0))
+    high = high.where(apart, _percentile(ordered, count, 100))
+    span = high - low
+    return ((flat - low) / span.where(span > 0, 1)).reshape(bands.shape)
+
+
+def _percentile(ordered: Float[Tensor, "b k n"], count: Int[Tensor, "b k 1"], percent: int) -> Float[Tensor, "b k 1"]:
+    """A percentile of the first ``count`` of values in order."""
+    # in whole numbers: a float32 cannot count the places of a large image
+    hundredths = (count - 1).clamp(min=0) * percent
+    below = hundredths // 100
+    above = torch.minimum(below + 1, (count - 1).clamp(min=0))
+    weight = (hundredths % 100).to(ordered.dtype) / 100
+    return torch.lerp(ordered.gather(2, below), ordered.gather(2, above), weight)
 
 
 def denormalized(images: Shaped[Tensor, "b c *s"], normalization: Normalization | None) -> Float[Tensor, "b c *s"]:
@@ -59,6 +128,14 @@ def looks_normalized(images: Shaped[Tensor, "b c *s"]) -> bool:
     if images.ndim <= 3 or not images.is_floating_point():
         return False
     return bool((images.amin() < -0.01) | (images.amax() > 1.01))
+
+
+def display_advice(images: Shaped[Tensor, "b c *s"]) -> str:
+    """The line to write where images lie outside [0, 1] and nothing says why."""
+    channels = images.shape[1]
+    if channels <= 4:
+        return "Style(mean=..., std=...)"
+    return f"Style(bands=[3, 2, 1]) to show three of the {channels} channels, stretched, or Style(mean=..., std=...)"
 
 
 def fit(pictures: UInt8[Tensor, "b 3 h w"], tile: int) -> UInt8[Tensor, "b 3 y x"]:

@@ -34,6 +34,10 @@ class Style:
         mean: with ``std``, the normalisation to undo for showing, a value a channel; by default read from the dataset's
             own Normalize transform, never guessed from pixel values.
         std: see ``mean``.
+        bands: the channels of the model's input shown as red, green and blue, counted from 0, as [3, 2, 1] of Sentinel-2's
+            thirteen; or one, shown in grey. A known normalisation is undone first. Where none is known, or values then lie
+            outside 0 to 1, each band of each image is stretched: its 2nd percentile is 0, its 98th full. Of signals, the
+            channels that are drawn. By default three and four channels are shown by their first three, others by their mean.
         slices: how many slices of a volume, or frames of a video, are shown.
         tile: the longer side of a panel on a sheet, in pixels.
         encoding: ``jpeg`` or ``png``.
@@ -60,6 +64,7 @@ class Style:
     scale: Scale | float = "image"
     mean: Sequence[float] | None = None
     std: Sequence[float] | None = None
+    bands: Sequence[int] | None = None
     slices: int = 4
     tile: int = 160
     encoding: Encoding = "jpeg"
@@ -87,6 +92,8 @@ class Style:
             raise ValueError("Style(mean=..., std=...) belong together; only one was given.")
         if self.std is not None and not all(s > 0 for s in self.std):
             raise ValueError(f"Style(std={self.std!r}): standard deviations are above 0.")
+        if self.bands is not None:
+            _check_bands(self.bands)
         if not 1 <= self.slices <= 32:
             raise ValueError(f"Style(slices={self.slices!r}): expected 1 to 32.")
         if not 32 <= self.tile <= 2048:
@@ -147,6 +154,16 @@ class Style:
 def _check_choice(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise ValueError(f"Style({name}={value!r}): expected one of {', '.join(known)}.{did_you_mean(str(value), known)}")
+
+
+def _check_bands(bands: Sequence[int]) -> None:
+    several = isinstance(bands, Sequence) and len(bands) in (1, 3)
+    # exactly int: True is no channel
+    if not several or not all(type(band) is int and band >= 0 for band in bands):
+        raise ValueError(
+            f"Style(bands={bands!r}): expected three channels, counted from 0, for red, green and blue, "
+            "such as bands=[3, 2, 1], or one for grey, bands=[0]."
+        )
 
 
 def _in_range(name: str, value: float | None, most: float, expected: str) -> None:

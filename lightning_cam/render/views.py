@@ -3,6 +3,8 @@
 What is drawn on is called base: RGB images [b 3 h w], RGB volumes or videos [b 3 d h w], or signals [b c t] as they are.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
@@ -11,23 +13,28 @@ from torch import Tensor
 from lightning_cam.render import slices
 from lightning_cam.render.colormap import colour
 from lightning_cam.render.curve import curves
-from lightning_cam.render.overlay import Normalization, blend, denormalized, fit, shown, to_rgb
+from lightning_cam.render.overlay import Normalization, blend, denormalized, fit, select_bands, shown, to_rgb
 from lightning_cam.render.style import Style
 
 _GAP = 2
 
 
-def displayable(images: Shaped[Tensor, "b c *s"], normalization: Normalization | None) -> Shaped[Tensor, "b k *s"]:
-    """The model's input as it is drawn on.
+def displayable(
+    images: Shaped[Tensor, "b c *s"],
+    normalization: Normalization | None,
+    bands: Sequence[int] | None = None,
+) -> Shaped[Tensor, "b k *s"]:
+    """The model's input as it is drawn on: all of it, or some of its channels.
 
     Raises:
-        ValueError: for an input of no, or more than three, sides, or a normalisation of another number of channels.
+        ValueError: for an input of no, or more than three, sides, a normalisation of another number of channels, or a channel
+            that it does not have.
     """
     if not 3 <= images.ndim <= 5:
         raise ValueError(f"Signals [b c t], images [b c h w] and volumes [b c d h w] can be shown; got {tuple(images.shape)}.")
     if images.ndim == 3:
-        return denormalized(images, normalization)
-    return to_rgb(images, normalization)
+        return select_bands(denormalized(images, normalization), bands)
+    return to_rgb(images, normalization, bands)
 
 
 def panels(base: Shaped[Tensor, "b c *s"], normalized: Float[Tensor, "b *m"], style: Style) -> UInt8[Tensor, "b 3 y x"]:

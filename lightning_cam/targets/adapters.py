@@ -145,6 +145,7 @@ class TargetList:
             logit=all(choice.logit for choice in choices),
             single=False,
             placed=any(choice.placed for choice in choices),
+            note="; ".join(dict.fromkeys(choice.note for choice in choices if choice.note)),
         )
 
     def score(self, output: Any, choice: Choice) -> Float[Tensor, "b t"]:

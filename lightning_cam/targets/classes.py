@@ -1,34 +1,57 @@
 """Targets that choose classes, whose logits are explained. b batch, k class, t targets."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxtyping import Bool, Int, Shaped
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_cam.registry import TARGETS
 from lightning_cam.targets.adapters import find
-from lightning_cam.targets.logits import class_logits, describe_labels
-from lightning_cam.targets.target import Choice
+from lightning_cam.targets.logits import choice_of_classes, class_logits, describe_labels, describe_shape, logits_of_classes
+from lightning_cam.targets.target import Choice, Target
+
+_ROUNDING = 0.01  # of the sum of soft labels in half precision
 
 
 @TARGETS.register
-def label(logits: Any, label: Shaped[Tensor, "b ..."] | None) -> Int[Tensor, "b"]:
-    """The labelled class: the same class at every look, so curves and pictures stay comparable."""
-    class_logits(logits)
-    if label is None:
-        raise ValueError(
-            "The target 'label' needs labels and there are none: "
-            "say where the batch holds them with Batch(label=...), or choose target='predicted', or a class id."
-        )
-    if label.ndim == 2 and label.shape[1] == 1:
-        label = label[:, 0]
-    if label.ndim != 1 or label.is_floating_point() or logits.shape[1] == 1:
-        raise ValueError(
-            "The target 'label' needs one integer class a sample, shape [b], and a logit a class; "
-            f"got {tuple(label.shape)} of {label.dtype} for {tuple(logits.shape)} logits. {_alternative(logits, label)}."
-        )
-    return label
+def label() -> Target:
+    """The labelled class: the same class at every look, so curves and pictures stay comparable.
+
+    Labels [b] of integers, or [b 1], name a class each. Where a batch has others, or none, what is nearest to it is explained,
+    and it is said once:
+
+    - soft labels [b k], floats in [0, 1] whose rows sum to 1 (mixup, smoothing, one-hot): the class of the largest share;
+    - multi-hot labels [b k], others in [0, 1]: every class that is set (above 0.5), as ``positives``;
+    - no labels: the class of the largest logit, as ``predicted``;
+    - labels of 0 and 1, or -1 and 1, where the model gives one number a sample: that logit by its label's sign, as ``binary``;
+    - other floating labels where it does: that number, as ``value``.
+
+    Raises:
+        ValueError: for any other labels, and for an output that is no number a sample and no logits [b k].
+    """
+    return LabelledClass()
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledClass:
+    """The logit of the labelled class, or the number that is nearest to it."""
+
+    def choose(self, output: Any, label: Shaped[Tensor, "b ..."] | None, head: Tensor | None) -> Choice:
+        """The classes; of a single number its sign."""
+        if isinstance(output, Tensor) and output.ndim in (1, 2) and output.numel() == len(output):
+            return _choice_of_number(output, label)
+        classes, note = _labelled_classes(class_logits(output), label)
+        return replace(choice_of_classes(classes, output), note=note)
+
+    def score(self, output: Any, choice: Choice) -> Float[Tensor, "b t"]:
+        """The logits of the classes, or the signed number."""
+        if choice.logit:
+            return logits_of_classes(output, choice.classes)
+        (sign,) = choice.parts
+        signed: Tensor = output.flatten() * sign
+        return signed[:, None]
 
 
 @TARGETS.register
@@ -96,10 +119,68 @@ def choose_classes(spec: Any, output: Any, label: Tensor | None) -> Choice:
     return replace(choice, parts=(), absent=choice.classes < 0, logit=False)
 
 
-def _alternative(logits: Tensor, label: Tensor) -> str:
-    """What explains labels that are not one class a sample."""
-    if label.shape == logits.shape:
-        return "'positives' explains every class that is set"
-    if logits.shape[1] == 1:
-        return "'binary' explains a single logit"
-    return "For other labels pass a callable (logits, label) -> class ids or scores"
+def soft_classes(label: Shaped[Tensor, "b ..."] | None, logits: Tensor) -> Int[Tensor, "b"] | None:
+    """The class of the largest share of soft labels: floats in [0, 1] of the logits' shape, whose rows sum to 1; else None."""
+    if label is None or label.shape != logits.shape or not label.is_floating_point() or not _are_shares(label):
+        return None
+    sums = label.float().sum(1)
+    if bool(((sums - 1).abs() > _ROUNDING).any()):
+        return None
+    return label.argmax(1)
+
+
+def _labelled_classes(logits: Float[Tensor, "b k"], label: Shaped[Tensor, "b ..."] | None) -> tuple[Int[Tensor, "b *t"], str]:
+    """The classes that labels stand for, and what is to be said of it."""
+    if label is None:
+        return predicted(logits, None), (
+            "the batch has no labels, so the predicted class is explained, which may change from look to look; "
+            "say where the labels are with Batch(label=...)"
+        )
+    if label.ndim == 2 and label.shape[1] == 1:
+        label = label[:, 0]
+    if label.ndim == 1 and not label.is_floating_point():
+        return label.long(), ""
+    soft = soft_classes(label, logits)
+    if soft is not None:
+        return soft, "the labels are soft, so the class of the largest share is explained"
+    if label.shape == logits.shape and _are_shares(label):
+        return positives(logits, label), "the labels are multi-hot, so every class that is set is explained, as by 'positives'"
+    raise _no_class(logits, label)
+
+
+def _choice_of_number(output: Float[Tensor, "b *one"], label: Shaped[Tensor, "b ..."] | None) -> Choice:
+    """The sign by which a model's one number a sample is explained."""
+    if label is None:
+        raise ValueError(
+            f"The target 'label' needs labels where the model gives one number a sample, {describe_shape(output)}, "
+            "and there are none: say where the batch holds them with Batch(label=...), "
+            "or choose target='binary' for a logit, target='value' for a regression."
+        )
+    if label.numel() != len(output):
+        raise _no_class(output, label)
+    values = label.to(output.device).flatten()
+    if bool(((values == 0) | (values == 1)).all()) or bool((values.float().abs() == 1).all()):
+        note = "the labels are 0 or 1 and the model gives one logit, which is explained by its label's sign, as by 'binary'"
+        return replace(find("binary").choose(output, label, None), note=note)
+    if not label.is_floating_point():
+        raise _no_class(output, label)
+    note = "the labels are numbers and the model gives one, which is explained, as by 'value'"
+    return Choice((torch.ones_like(output).flatten().detach(),), note=note)
+
+
+def _are_shares(label: Tensor) -> bool:
+    """Whether all values lie in [0, 1]; not where one is NaN."""
+    return bool(((label >= 0) & (label <= 1)).all())
+
+
+def _no_class(output: Tensor, label: Tensor) -> ValueError:
+    """What is wrong with labels that stand for no class, and what explains them."""
+    alternative = "For other labels pass a callable (logits, label) -> class ids or scores"
+    if output.numel() == len(output):
+        alternative = "'binary' explains a single logit, 'value' a regression"
+    elif label.shape == output.shape:
+        alternative = "'positives' explains every class that is set, {'value': {'index': 0}} one number of a regression"
+    return ValueError(
+        "The target 'label' needs one integer class a sample, shape [b], and a logit a class; "
+        f"got {tuple(label.shape)} of {label.dtype} for {tuple(output.shape)} logits. {alternative}."
+    )

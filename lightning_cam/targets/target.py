@@ -23,6 +23,7 @@ class Choice:
         logit: whether the scores are the logits of the classes.
         single: whether one target was asked for, so that results carry no target axis.
         placed: whether a place of the picture was chosen, such as a box, so that it may not be mirrored or cut.
+        note: what was chosen for want of what the target asks for, in words to be told once; empty where it had that.
     """
 
     parts: tuple[Any, ...] = ()
@@ -31,6 +32,7 @@ class Choice:
     logit: bool = False
     single: bool = True
     placed: bool = False
+    note: str = ""
 
     def rows(self, samples: slice, n: int) -> "Choice":
         """The choices for a slice of the batch, or n times those for the sample that the slice holds."""

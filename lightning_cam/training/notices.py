@@ -8,7 +8,7 @@ from typing import Any
 from lightning.fabric.utilities import rank_zero_info
 
 from lightning_cam.data.batch import FixedBatch
-from lightning_cam.render.overlay import looks_normalized
+from lightning_cam.render.overlay import display_advice, looks_normalized
 from lightning_cam.render.style import Style
 
 
@@ -33,8 +33,8 @@ class Notices:
             warnings.warn(f"{self.owner}: {text}", stacklevel=3)
 
     def say(self, text: str) -> None:
-        """Tell on the first process, once a text."""
-        if self._is_new(text):
+        """Tell on the first process, once a text; nothing where there is none."""
+        if text and self._is_new(text):
             rank_zero_info(f"{self.owner}: {text}")
 
     def failed(self, what: str, error: Exception) -> None:
@@ -64,8 +64,8 @@ class Notices:
 def warn_of_clipping(batch: FixedBatch, style: Style, notices: Notices) -> None:
     """Warn where pictures lie outside 0 to 1 and nobody knows by which normalisation."""
     normalization = style.normalization or batch.normalization
-    if normalization is None and looks_normalized(batch.pictures):
+    if normalization is None and style.bands is None and looks_normalized(batch.pictures):
         notices.warn(
             "the images lie outside 0 to 1 and no Normalize was found in the dataset's transform, so they are shown "
-            "clipped; give Style(mean=..., std=...)."
+            f"clipped; give {display_advice(batch.pictures)}."
         )

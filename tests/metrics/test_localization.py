@@ -1,17 +1,21 @@
 """Energy inside a region: exact values, and what is undefined."""
 
-import pytest
-import torch
-from torch import nan
+from math import prod
 
-from lightning_cam import metrics
+import pytest
+import reference_regions
+import torch
+from plain import watcher
+from torch import nan, nn
+
+from lightning_cam import Batch, metrics
 from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
 from lightning_cam.data.regions import to_mask
 
 
 def seen(**regions):
-    blank = torch.zeros(1, 1)
+    blank = torch.zeros(len(next(iter(regions.values()), [0])), 1)
     return Seen(Forward(None, blank, blank, None, {}, [], regions=regions), "layer")
 
 
@@ -91,3 +95,81 @@ def test_masks_are_taken_as_they_are():
         to_mask(torch.zeros(2, 5), images)
     with pytest.raises(ValueError, match="2 images and regions for 3"):
         to_mask(torch.zeros(3, 4), images)
+
+
+# signals and volumes beside pictures
+
+SIZES = {1: ((5,), (13,)), 2: ((3, 4), (7, 9)), 3: ((2, 3, 4), (5, 4, 7))}
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("sides", SIZES)
+def test_energy_inside_equals_the_slow_reference_over_any_number_of_sides(sides):
+    cells, size = SIZES[sides]
+    for seed in range(3):
+        heat, mask = drawn(2, *cells, seed=seed), drawn(2, *size, seed=seed + 9) > 0.3
+        expected = [reference_regions.energy_inside(heat[i], mask[i]) for i in range(2)]
+        assert metrics.energy_inside(heat, seen(a=mask)).tolist() == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("sides", SIZES)
+def test_what_must_hold_of_energy_inside_over_any_number_of_sides(sides):
+    cells, size = SIZES[sides]
+    a, b = drawn(2, *size, seed=1) > -0.2, drawn(2, *size, seed=2) > 0
+    heat = drawn(2, *cells, seed=3)
+    uniform = metrics.energy_inside(torch.ones_like(heat), seen(a=a))
+    assert uniform.tolist() == pytest.approx([int(mask.sum()) / prod(size) for mask in a], rel=1e-10)
+    assert metrics.energy_inside(heat, seen(a=torch.ones_like(a))).tolist() == pytest.approx([1, 1], rel=1e-12)
+    parts = [metrics.energy_inside(heat, seen(a=part)) for part in (a, b, a & b)]
+    united = metrics.energy_inside(heat, seen(a=a, b=b))
+    assert united.tolist() == pytest.approx((parts[0] + parts[1] - parts[2]).tolist(), rel=1e-10)
+    assert metrics.energy_inside(heat, seen(a=a & False)).isnan().all()
+
+
+class Pooled(nn.Module):
+    """A convolution over so many sides, pooled, and a linear head."""
+
+    def __init__(self, sides):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[sides - 1](1, 4, 3, 2, 1)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu().flatten(2).mean(2))
+
+
+@pytest.mark.parametrize("form", ["mask", "mask with a channel", "box"])
+@pytest.mark.parametrize("sides", SIZES)
+def test_a_look_at_signals_pictures_and_volumes_measures_the_energy_in_their_regions(sides, form, tmp_path):
+    size = (16, 16, 16)[:sides]
+    x = torch.rand(2, 1, *size, generator=torch.Generator().manual_seed(4))
+    box = torch.tensor([[2] * sides + [9] * sides, [0] * sides + [16] * sides])
+    mask = to_mask(box, x)
+    region = {"mask": mask, "mask with a channel": mask[:, None].float(), "box": box}[form]
+    data = {"image": x, "label": torch.tensor([0, 2]), "where": region}
+    (record,) = watcher(Pooled(sides), tmp_path, data, layer="conv", batch=Batch(regions="where")).look(0)
+    value = record.values["energy_inside"][:, 0]
+    expected = [reference_regions.energy_inside(record.heat[i, 0].double(), mask[i]) for i in range(2)]
+    assert value.tolist() == pytest.approx(expected, rel=1e-5)
+    assert 0 < value[0] < 1 and value[1] == pytest.approx(1)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_map_of_fewer_sides_than_the_image_is_refused_with_a_line_that_works(tmp_path):
+    x, mask = torch.rand(2, 1, 8, 8, 8), torch.ones(2, 8, 8, 8).bool()
+    data = {"image": x, "label": torch.tensor([0, 2]), "where": mask}
+
+    def flat(seen):
+        return seen.activation.mean((1, 2))
+
+    def watching(method):
+        return watcher(Pooled(3), tmp_path, data, layer="conv", method=method, batch=Batch(regions="where"))
+
+    message = r"at 'conv' the map is \(2, 4, 4\) and the region \(2, 8, 8, 8\).*layer=\.\.\.,.*method='grad_cam'"
+    with pytest.raises(ValueError, match=message):
+        watching(flat).look(0)
+    assert watching("grad_cam").look(0)[0].values["energy_inside"].tolist() == [[pytest.approx(1)]] * 2

@@ -22,11 +22,6 @@ class Mixed(Pictures):
         return torch.rand(3, SIDE + i, SIDE), i % 3
 
 
-class Labelless(Pictures):
-    def __getitem__(self, i):
-        return super().__getitem__(i)[0]
-
-
 def pairs(samples):
     return [image for image, _ in samples], torch.tensor([c for _, c in samples])
 
@@ -36,7 +31,6 @@ MISTAKES = {
     "no such key": (dict(batch=Batch(4, image="scan")), loader(form="dict"), r"image='scan'.*a dict of image, label, box"),
     "no such position": (dict(batch=Batch(4, label=3)), loader(), r"label=3.*list of Tensor\[4, 3, 8, 8\], Tensor\[4\]"),
     "no such region": (dict(batch=Batch(4, regions="mask")), loader(form="dict"), r"regions='mask'.*image, label, box"),
-    "no label": (dict(), DataLoader(Labelless(), 3), r"'label' needs labels.*Batch\(label=\.\.\.\).*'predicted'"),
     "a class out of range": (dict(target=3), loader(), r"Class 3 is out of range: the model has 3 outputs.*0 to 2"),
     "a negative class": (dict(target=-1), loader(), r"Class -1 is out of range.*0 to 2"),
     "a label out of range": (dict(), loader(classes=5), r"Class 3 is out of range: the model has 3 outputs"),

@@ -126,6 +126,13 @@ MORE = {
     "binary of the label": Case(
         "binary", ONE_CHANGED[:, 0] * torch.tensor([1, -1, -1]), ONE, ONE_CHANGED, torch.tensor([1, 0, 0]), moves=False
     ),
+    "label of soft labels": Case("label", CHANGED[ROWS, LABEL], label=F.one_hot(LABEL, K) * 0.6 + 0.1, moves=False),
+    "label of multi-hot labels": Case("label", CASES["positives"].expected, label=HOT, moves=False),
+    "label without labels": Case("label", CHANGED[ROWS, BEST]),
+    "label of one logit": Case(
+        "label", ONE_CHANGED[:, 0] * torch.tensor([1, -1, -1]), ONE, ONE_CHANGED, torch.tensor([1, 0, 0]), moves=False
+    ),
+    "label of a regression": Case("label", ONE_CHANGED[:, 0], ONE, ONE_CHANGED, torch.tensor([1.5, 0, 0]), moves=False),
     "a class id": Case(3, CHANGED[:, 3], moves=False),
     "class ids": Case(torch.tensor([1, 3, 0]), CHANGED[ROWS, [1, 3, 0]], moves=False),
     "classes by a callable": Case(lambda z, label: z.argmin(1), CHANGED[ROWS, ORDER[:, 3]]),
