@@ -22,13 +22,13 @@ from lightning_cam.methods.gradient import hires_cam as hires_cam
 from lightning_cam.methods.gradient import layer_cam as layer_cam
 from lightning_cam.methods.gradient import shapley_cam as shapley_cam
 from lightning_cam.methods.gradient import x_grad_cam as x_grad_cam
-from lightning_cam.methods.masking import is_cam as is_cam
-from lightning_cam.methods.masking import score_cam as score_cam
-from lightning_cam.methods.masking import ss_cam as ss_cam
 from lightning_cam.methods.path import integrated_grad_cam as integrated_grad_cam
 from lightning_cam.methods.path import integrated_gradients as integrated_gradients
 from lightning_cam.methods.perturbation import ablation_cam as ablation_cam
+from lightning_cam.methods.perturbation import is_cam as is_cam
 from lightning_cam.methods.perturbation import recipro_cam as recipro_cam
+from lightning_cam.methods.perturbation import score_cam as score_cam
+from lightning_cam.methods.perturbation import ss_cam as ss_cam
 from lightning_cam.methods.wrappers import flip_average as flip_average
 from lightning_cam.methods.wrappers import sess as sess
 from lightning_cam.methods.wrappers import smooth as smooth

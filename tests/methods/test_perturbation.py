@@ -16,7 +16,7 @@ from zoo import ZOO, conv_head, gap_linear, images
 from lightning_cam import explain
 from lightning_cam.capture.seen import Seen
 from lightning_cam.capture.session import open_session
-from lightning_cam.methods import masking
+from lightning_cam.methods.perturbation import masking
 from lightning_cam.model.names import modules_by_name
 from lightning_cam.no_trace import no_trace
 from lightning_cam.targets import find

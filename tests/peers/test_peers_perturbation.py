@@ -13,7 +13,7 @@ from zoo import flatten_linear, gap_linear, gap_mlp, images
 
 from lightning_cam.capture.seen import Seen
 from lightning_cam.capture.session import open_session
-from lightning_cam.methods import masking
+from lightning_cam.methods.perturbation import masking
 from lightning_cam.no_trace import no_trace
 from lightning_cam.targets import find
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_cam.capture.seen import Seen
 from lightning_cam.heat import min_max, resize
 from lightning_cam.methods.gradient import weighted
-from lightning_cam.methods.perturbation import checked
+from lightning_cam.methods.perturbation.layer import checked
 from lightning_cam.registry import METHODS
 
 Change = Callable[[Float[Tensor, "n *s"]], Float[Tensor, "n *s"]]
