@@ -75,6 +75,8 @@ class Record:
         predictions: what the model says of each sample.
         values: each metric's value for each sample and target, on the host; NaN where it is undefined.
         changed_in_place: whether the map is that after an in-place operation behind the layer.
+        on_map: the share of each score's evidence at the layer that is on the map and not at class and register tokens, on the
+            host; None without such tokens, for maps fused of several layers, and where no gradient was taken.
     """
 
     moment: Moment
@@ -90,6 +92,7 @@ class Record:
     predictions: Predictions
     values: Mapping[str, Float[Tensor, "b t"]] = field(default_factory=dict)
     changed_in_place: bool = False
+    on_map: Float[Tensor, "b t"] | None = None
 
     @property
     def shown(self) -> list[int]:

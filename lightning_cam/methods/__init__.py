@@ -26,9 +26,12 @@ from lightning_cam.methods.path import integrated_grad_cam as integrated_grad_ca
 from lightning_cam.methods.path import integrated_gradients as integrated_gradients
 from lightning_cam.methods.perturbation import ablation_cam as ablation_cam
 from lightning_cam.methods.perturbation import is_cam as is_cam
+from lightning_cam.methods.perturbation import occlusion as occlusion
 from lightning_cam.methods.perturbation import recipro_cam as recipro_cam
+from lightning_cam.methods.perturbation import rise as rise
 from lightning_cam.methods.perturbation import score_cam as score_cam
 from lightning_cam.methods.perturbation import ss_cam as ss_cam
+from lightning_cam.methods.perturbation import token_ablation as token_ablation
 from lightning_cam.methods.wrappers import flip_average as flip_average
 from lightning_cam.methods.wrappers import sess as sess
 from lightning_cam.methods.wrappers import smooth as smooth
