@@ -76,7 +76,7 @@ class Record:
         values: each metric's value for each sample and target, on the host; NaN where it is undefined.
         changed_in_place: whether the map is that after an in-place operation behind the layer.
         on_map: the share of each score's evidence at the layer that is on the map and not at class and register tokens, on the
-            host; None without such tokens, for maps fused of several layers, and where no gradient was taken.
+            host; None without such tokens, for maps of other places than the layer's, and where no gradient was taken.
     """
 
     moment: Moment

@@ -13,14 +13,22 @@ LITTLE = 0.3  # of the evidence on the map, below which a warning is due
 
 def with_evidence(records: Sequence[Record], forward: Forward, notices: Notices) -> list[Record]:
     """Records with the share of the evidence that is on their map, where maps or metrics took the gradient it needs."""
-    layers = {record.layer for record in records if record.title == forward.title(record.layer)}  # not those of fused maps
-    shares = {layer: known_shares(forward, layer) for layer in sorted(layers)}
+    layers = dict.fromkeys(record.layer for record in records if _is_of_its_layer(record, forward))
+    shares = {layer: known_shares(forward, layer) for layer in layers}
     known = {layer: share for layer, share in shares.items() if share is not None}
     on_host = dict(zip(known, to_host(list(known.values())), strict=True))
     for layer, share in on_host.items():
         if float(share.nanmean()) < LITTLE:
             notices.warn(_little(forward.title(layer), float(share.nanmean())), f"little evidence on the map of {layer}")
-    return [replace(record, on_map=on_host.get(record.layer)) if record.layer in layers else record for record in records]
+    return [
+        replace(record, on_map=on_host.get(record.layer)) if _is_of_its_layer(record, forward) else record for record in records
+    ]
+
+
+def _is_of_its_layer(record: Record, forward: Forward) -> bool:
+    """Whether a map shows the places of one layer: it is fused of no others, nor a map of the image's own, as occlusion is."""
+    grid = forward.outputs[record.layer].layout.grid
+    return record.title == forward.title(record.layer) and record.heat.shape[2:] == grid
 
 
 def _little(layer: str, share: float) -> str:

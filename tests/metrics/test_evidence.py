@@ -205,10 +205,12 @@ def test_a_look_without_a_gradient_has_it_only_as_a_metric(tmp_path):
     assert record.values["bias_share"].isfinite().all()
 
 
-def test_fused_maps_and_maps_without_such_tokens_have_none(tmp_path):
+def test_maps_fused_or_of_the_image_or_without_such_tokens_have_none(tmp_path):
     net, x = ViT().float(), photos().sigmoid().float()
     fused = watcher(net, tmp_path, x, ["blocks.0", "blocks.1"], fuse="mean", target=2)
     assert fused.look(0)[0].on_map is None
+    shown = watcher(net, tmp_path, x, "blocks.0", method=["grad_cam", {"rise": {"n": 4}}, "occlusion"], target=2).look(0)
+    assert [record.on_map is None for record in shown] == [False, True, True]
     assert watcher(plain_net(), tmp_path).look(0)[0].on_map is None
 
 
