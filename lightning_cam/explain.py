@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lightning_cam.capture.session import open_session
 from lightning_cam.data.batch import Batch
-from lightning_cam.data.class_names import class_name
 from lightning_cam.data.loader import load_samples
+from lightning_cam.figures.captions import plain_captions
 from lightning_cam.figures.cards import Cards
 from lightning_cam.figures.sheet import sheet
 from lightning_cam.heat import maximum
@@ -41,6 +41,8 @@ class Explanation:
         layer: the layer's name, or the fusion and the names of its layers.
         method: the method's name.
         images: the input, or the pictures that it stands for.
+        on_map: the share of each score's evidence at the layer that is on the map, 0 to 1, [b] or [b t]; None where no class
+            or register tokens have the rest, for maps fused of several layers, and with a method that takes no gradient.
     """
 
     heat: Float[Tensor, "b ..."]
@@ -50,6 +52,7 @@ class Explanation:
     layer: str
     method: str
     images: Shaped[Tensor, "n ..."]
+    on_map: Float[Tensor, "b ..."] | None = None
 
     def overlay(self, style: Style | None = None) -> UInt8[Tensor, "..."]:
         """Every map over its image, at the image's size: [b 3 h w], or [b t 3 h w] for several targets.
@@ -158,14 +161,9 @@ class Explanation:
         return Cards.of(self.images, list(positions), len(self._flat), style, style.normalization)
 
     def _captions(self, names: Sequence[str]) -> list[Caption]:
-        numbers = torch.stack([self.score.flatten().float(), maximum(self._flat).float()], 1).tolist()
-        captions = []
-        for i, (class_id, (score, strength)) in enumerate(zip(self._classes, numbers, strict=True)):
-            line = names[i // self._targets]
-            if class_id >= 0:
-                line = f"{class_name(class_id, {})} · {line}"
-            captions.append(Caption(line, f"score {score:.3g}, peak {strength:.3g}"))
-        return captions
+        names = [names[i // self._targets] for i in range(len(self._flat))]
+        numbers = torch.stack([self.score.flatten().float(), maximum(self._flat).float()], 1)
+        return plain_captions(names, self._classes, numbers, self.on_map)
 
     def _names(self, names: Sequence[str] | None) -> Sequence[str]:
         if not names:
@@ -226,6 +224,7 @@ def explain(
         (plan,) = map_plans(session.layers, [entry], fusion)
         heat = plan.heat(result)
         title = plan.title(result)
+        on_map = plan.on_map(result)
     choice = result.target_scores.choice
     if choice.note:
         rank_zero_info(f"explain: {choice.note}")
@@ -239,10 +238,12 @@ def explain(
         score = score[:, 0]
     if choice.single and classes is not None:
         classes = classes[:, 0]
+    if choice.single and on_map is not None:
+        on_map = on_map[:, 0]
     logits = result.output
     if isinstance(logits, Tensor):
         logits = logits.detach()
-    return Explanation(heat, score, logits, classes, title, entry.label, samples.pictures)
+    return Explanation(heat, score, logits, classes, title, entry.label, samples.pictures, on_map)
 
 
 def _listed(layer: Any) -> list[str | nn.Module]:

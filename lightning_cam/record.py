@@ -76,6 +76,8 @@ class Record:
         values: each metric's value for each sample and target, on the host; NaN where it is undefined.
         changed_in_place: whether the map is that after an in-place operation behind the layer.
         note: what was explained for want of what the target asks for, in words; empty where it had that.
+        on_map: the share of each score's evidence at the layer that is on the map and not at class and register tokens, on the
+            host; None without such tokens, for maps of other places than the layer's, and where no gradient was taken.
     """
 
     moment: Moment
@@ -92,6 +94,7 @@ class Record:
     values: Mapping[str, Float[Tensor, "b t"]] = field(default_factory=dict)
     changed_in_place: bool = False
     note: str = ""
+    on_map: Float[Tensor, "b t"] | None = None
 
     @property
     def shown(self) -> list[int]:

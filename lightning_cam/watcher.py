@@ -23,6 +23,7 @@ from lightning_cam.render.style import Style
 from lightning_cam.targets import state
 from lightning_cam.targets.adapters import find
 from lightning_cam.training.concept_tracker import ConceptTracker
+from lightning_cam.training.evidence import with_evidence
 from lightning_cam.training.history import History
 from lightning_cam.training.notices import Notices, warn_of_clipping
 from lightning_cam.training.publisher import Publisher
@@ -186,6 +187,7 @@ class Watcher:
             metrics = chosen_metrics(self.metrics, forward)
             records = make_records(plans, forward, moment, histories, self.attempt)
             records = with_numbers(records, forward, metrics, histories, self.attempt)
+            records = with_evidence(records, forward, self.notices)
             concepts = self.concepts.follow_all(forward, self.layer_names, moment, self.attempt)
         result = LookResult(moment, batch, records, concepts)
         for observer in self.observers:

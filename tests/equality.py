@@ -27,8 +27,9 @@ import lightning_cam
 from lightning_cam import CAMCallback, Schedule, Style, explain, methods
 
 DEAR = ["score_cam", "ss_cam", "is_cam", "ablation_cam", "recipro_cam", "sess", "integrated_gradients", "integrated_grad_cam"]
+DEAR += ["token_ablation", "occlusion", "rise"]
 WRAPPED = {name: {name: {"method": "grad_cam"}} for name in ("smooth", "flip_average", "sess")}
-OPTIONS = {"ss_cam": {"ss_cam": {"n": 2}}, "is_cam": {"is_cam": {"n": 2}}, **WRAPPED}
+OPTIONS = {"ss_cam": {"ss_cam": {"n": 2}}, "is_cam": {"is_cam": {"n": 2}}, "rise": {"rise": {"n": 64}}, **WRAPPED}
 TARGETS = ["predicted", "runner_up", {"top_k": {"k": 3}}, 2, ["predicted", 1], "log_probability", "rivals", "counterfactual"]
 SIGNED = {"norm": "symmetric"} if "norm" in Style.__dataclass_fields__ else {"unit": "signed"}
 

@@ -126,11 +126,17 @@ class Forward:
                 raise ValueError(
                     f"The score has no gradient with respect to {', '.join(self.outputs)}: the target or the model's output "
                     "is detached (a forward wholly under no_grad, .detach(), argmax). Use a method without gradients "
-                    "(activation_mean, cam), or an output that stays connected."
+                    "(activation_mean, cam, occlusion), or an output that stays connected."
                 )
             gradients = derivative(score, [layer_output.output for layer_output in self.outputs.values()])
             self._gradients[position] = dict(zip(self.outputs, gradients, strict=True))
         return self._gradients[position][layer]
+
+    def has_gradient(self, layer: str) -> bool:
+        """Whether the gradients of all scores by a layer's output are there already, so that asking for them costs nothing."""
+        positions = range(self.target_scores.score.shape[1])
+        taken = [self._gradients.get(position, {}).get(layer) for position in positions]
+        return all(gradient is not None for gradient in taken)
 
     def _depends_on_image(self, position: int) -> bool:
         """Whether the score has a gradient at all; asked only to tell what is wrong, at the price of a further forward."""

@@ -1,6 +1,6 @@
 """Seen: what one forward showed at one layer, for one number explained: all that a method or a metric needs.
 
-b batch, t targets, c channels, m map (u v for pictures), s sides of the image, k class, n changed samples.
+b batch, t targets, c channels, m map (u v for pictures), p tokens before it, s sides of the image, k class, n changed samples.
 """
 
 from collections.abc import Mapping
@@ -78,20 +78,28 @@ class Seen:
         Raises:
             ValueError: if the score does not depend on the layer, or for no sample on any place of its map.
         """
-        gradient = self.forward.gradient(self.layer, self.position)
-        near = f"Layers with a map: {layer_candidates(self.forward.calls, self.layer)}."
-        if gradient is None:
-            raise ValueError(
-                f"The layer {self.layer!r} does not feed the explained score, so its gradient does not exist. {near}"
-            )
         layout = self.forward.outputs[self.layer].layout
+        gradient = self._layer_gradient
         maps = layout.to_map(gradient)
         if layout.prefix and not maps.any() and gradient.any():
             raise ValueError(
                 f"The gradient at {self.layer!r} is exactly zero on the whole map: the score reads only the class token, which "
-                f"nothing behind this layer mixes with the others. Name {self._before_attention()}. {near}"
+                f"nothing behind this layer mixes with the others. Name {self._before_attention()}. {self._near}"
             )
         return maps
+
+    @cached_property
+    def terms(self) -> tuple[Float[Tensor, "b c *m"], Float[Tensor, "b c p"]]:
+        """Gradient times activation, the score to first order: at the places of the map, and at the tokens before it.
+
+        Class and register tokens have no place on a map; here they are, also where the score reads nothing else.
+
+        Raises:
+            ValueError: if the score does not depend on the layer.
+        """
+        record = self.forward.outputs[self.layer]
+        terms = self._layer_gradient * at_least_float(record.output.detach())
+        return record.layout.to_map(terms), record.layout.to_prefix(terms)
 
     @property
     def attention(self) -> Attention:
@@ -177,6 +185,22 @@ class Seen:
     def with_image(self, images: Shaped[Tensor, "b ..."]) -> "Seen":
         """The same look at other images of the same classes: all that smoothing and flipping need."""
         return Seen(self.forward.with_images(images), self.layer, self.position)
+
+    @property
+    def _layer_gradient(self) -> Tensor:
+        """The gradient by all that the layer returned, in its own layout."""
+        gradient = self.forward.gradient(self.layer, self.position)
+        if gradient is None:
+            raise ValueError(
+                f"The layer {self.layer!r} does not feed the explained score, or feeds it through an operation without a "
+                "derivative (a quantised one), so its gradient does not exist; occlusion needs none. "
+                f"{self._near}"
+            )
+        return gradient
+
+    @property
+    def _near(self) -> str:
+        return f"Layers with a map: {layer_candidates(self.forward.calls, self.layer)}."
 
     def _before_attention(self) -> str:
         """The last layer whose tokens attention still mixes, where attention is seen; else in general words."""

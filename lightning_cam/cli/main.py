@@ -17,6 +17,7 @@ from lightning_cam.cli.models import load_model
 from lightning_cam.cli.options import build_parser
 from lightning_cam.data.class_names import class_index, class_name, read_class_names
 from lightning_cam.explain import Explanation, explain
+from lightning_cam.figures.captions import on_map_words
 from lightning_cam.heat import maximum
 from lightning_cam.model.call import ModelCall, find_model
 from lightning_cam.model.trace import Call
@@ -122,6 +123,8 @@ def _words(
     strength = "no evidence for this class"
     if peak > 0:
         strength = f"peak {peak:.3g}"
+    if explanation.on_map is not None:
+        strength += on_map_words(", ", float(explanation.on_map[0]))
     return FigureWords(
         headline=f"{class_name(c, names)} {_percent(float(probability[c]))}",
         source=f"{explanation.method} at {explanation.layer} of {Path(model).name}",

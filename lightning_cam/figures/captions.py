@@ -1,10 +1,14 @@
 """What is written beside the maps: captions, titles, the description of a picture. b batch, t targets."""
 
+from collections.abc import Sequence
+from math import nan
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from lightning_cam.data.batch import FixedBatch
+from lightning_cam.data.class_names import class_name
 from lightning_cam.heat import Norm
 from lightning_cam.record import Record
 from lightning_cam.render.style import Style
@@ -76,6 +80,28 @@ def name_target(spec: Any) -> str:
     return getattr(spec, "__name__", None) or str(spec)
 
 
+def plain_captions(
+    names: Sequence[str], classes: Sequence[int], strength: Float[Tensor, "n 2"], on_map: Float[Tensor, "..."] | None
+) -> list[Caption]:
+    """A caption for each map outside a run, of its class, -1 for none, its score and its peak."""
+    shares = [nan] * len(names) if on_map is None else on_map.flatten().tolist()
+    captions = []
+    for name, class_id, (score, peak), share in zip(names, classes, strength.tolist(), shares, strict=True):
+        line = name
+        if class_id >= 0:
+            line = f"{class_name(class_id, {})} · {name}"
+        captions.append(Caption(line, f"score {score:.3g}, peak {peak:.3g}" + on_map_words(", ", share)))
+    return captions
+
+
+def on_map_words(before: str, share: float) -> str:
+    """How much of the evidence a map could show, where class or register tokens have the rest; of NaN nothing."""
+    percent = _percent(share)
+    if not percent:
+        return ""
+    return f"{before}on map{percent}"
+
+
 def _caption(batch: FixedBatch, record: Record, name: str, position: tuple[int, int], norm: Norm) -> Caption:
     sample, _ = position
     predictions = record.predictions
@@ -87,6 +113,8 @@ def _caption(batch: FixedBatch, record: Record, name: str, position: tuple[int, 
     if predicted >= 0 and predicted != class_id:
         line += f", said {batch.class_name(predicted)}{_percent(float(predictions.predicted_probability[sample]))}"
     under = _strength(record, position, norm)
+    if record.on_map is not None:
+        under += on_map_words(" · ", float(record.on_map[position]))
     if line != name:
         under += f" · {name}"
     return Caption(line, under, predictions.is_right(sample))

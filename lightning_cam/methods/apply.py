@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_cam.capture.evidence import known_shares
 from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
 from lightning_cam.methods.fusion import fused
@@ -50,6 +51,12 @@ class MapPlan:
         if self.fusion is None:
             return heats[0]
         return fused(heats, self.fusion)
+
+    def on_map(self, forward: Forward) -> Float[Tensor, "b t"] | None:
+        """The share of each score's evidence that is on the map; None where that is not known, or layers are fused."""
+        if self.fusion is not None:
+            return None
+        return known_shares(forward, self.layer)
 
 
 def map_plans(layers: Sequence[str], methods: Sequence[Entry[Any]], fusion: Entry[Any] | None) -> list[MapPlan]:

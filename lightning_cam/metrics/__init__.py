@@ -6,6 +6,8 @@ which look of a run is the best. A metric that compares with the baseline's map,
 ``seen.earlier``.
 """
 
+from lightning_cam.metrics.evidence import bias_share as bias_share
+from lightning_cam.metrics.evidence import on_map as on_map
 from lightning_cam.metrics.localization import energy_inside as energy_inside
 from lightning_cam.registry import METRICS
 

@@ -29,11 +29,15 @@ class Layout:
             maps = maps[:, :, self.prefix :].unflatten(2, self.grid)
         return maps
 
+    def to_prefix(self, output: Shaped[Tensor, "..."]) -> Shaped[Tensor, "b c p"]:
+        """The tokens before the grid, in the order of maps; none where there are none."""
+        tokens: Tensor = output.movedim((self.batch, self.channel), (0, 1)).flatten(2)
+        return tokens[:, :, : self.prefix or 0]
+
     def from_map(self, maps: Shaped[Tensor, "b c *m"], like: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """Maps as an output; prefix tokens are taken from ``like``, whose batch may be one."""
         if self.prefix is not None:
-            moved = like.movedim((self.batch, self.channel), (0, 1))
-            prefix_tokens = moved[:, :, : self.prefix].expand(len(maps), -1, -1)
+            prefix_tokens = self.to_prefix(like).expand(len(maps), -1, -1)
             maps = torch.cat([prefix_tokens, maps.flatten(2)], 2)
         return maps.movedim((0, 1), (self.batch, self.channel))
 

@@ -1,6 +1,7 @@
 """The command line: what it prints and writes, and one clear line for every mistake."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torchvision
 from PIL import Image
 
 from lightning_cam import explain, render
-from lightning_cam.cli.figure import SIDE, heat
+from lightning_cam.cli.figure import SIDE, figure, heat
 from lightning_cam.cli.image_file import Preparation, open_image
 from lightning_cam.cli.main import main
 from lightning_cam.render.style import Style
@@ -240,3 +241,14 @@ def test_the_command_runs_in_a_process_of_its_own(here):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (here / "cat_grad_cam_figure.jpg").is_file()
+
+
+def test_the_figure_of_a_transformer_tells_how_much_of_the_evidence_is_on_the_map(run, monkeypatch):
+    words = []
+    monkeypatch.setattr(sys.modules["lightning_cam.cli.main"], "figure", lambda *args: words.append(args[2]) or figure(*args))
+    options = ("--image", "cat.png", "--size", "32", "--layer", "blocks.0", "--model", "vits.timm_vit")
+    assert run("explain", *options)[0] == 0
+    assert run("explain", *options, "--method", "activation_mean")[0] == 0
+    assert run("explain", *USUAL)[0] == 0
+    assert re.fullmatch(r"2 x 2, (peak [\d.e-]+|no evidence for this class), on map \d+%", words[0].under_heat)
+    assert not any("on map" in each.under_heat for each in words[1:])

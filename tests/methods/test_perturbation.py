@@ -16,12 +16,12 @@ from zoo import ZOO, conv_head, gap_linear, images
 from lightning_cam import explain
 from lightning_cam.capture.seen import Seen
 from lightning_cam.capture.session import open_session
-from lightning_cam.methods import masking
+from lightning_cam.methods.perturbation import masking
 from lightning_cam.model.names import modules_by_name
 from lightning_cam.no_trace import no_trace
 from lightning_cam.targets import find
 
-METHODS = ["ablation_cam", "recipro_cam", "score_cam", "ss_cam", "is_cam", "random_cam"]
+METHODS = ["ablation_cam", "recipro_cam", "token_ablation", "score_cam", "ss_cam", "is_cam", "random_cam"]
 
 
 @pytest.mark.parametrize("head", ZOO)
@@ -36,6 +36,12 @@ def test_method_equals_its_reference_on_every_head(head, method):
     [
         ("recipro_cam", {"kernel": (0.25, 0.5, 0.25)}),
         ("recipro_cam", {"kernel": (0.1, 0.7, 0.3)}),
+        ("recipro_cam", {"fill": "mean"}),
+        ("recipro_cam", {"fill": "mean", "kernel": (0.1, 0.7, 0.3)}),
+        ("token_ablation", {"fill": "zero"}),
+        ("score_cam", {"channels": 3}),
+        ("ss_cam", {"n": 2, "channels": 2}),
+        ("is_cam", {"n": 3, "channels": 4}),
         ("ss_cam", {"n": 3, "sigma": 0.5, "seed": 4}),
         ("is_cam", {"n": 4}),
         ("random_cam", {"seed": 5}),
@@ -56,7 +62,9 @@ def test_lower_precision_stays_near(method, dtype, tolerance):
     score = net(x)[range(3), CLASSES].detach().abs().max()
     low = heat(net.to(dtype), x.to(dtype), method)
     assert low.dtype == torch.float32
-    size = max(score, exact.abs().max()) if method == "recipro_cam" else exact.abs().max()  # the difference of two scores
+    size = (
+        max(score, exact.abs().max()) if method in ("recipro_cam", "token_ablation") else exact.abs().max()
+    )  # the difference of two scores
     assert (low - exact).abs().max() <= tolerance * size
 
 
@@ -119,6 +127,71 @@ def test_recipro_with_its_kernel_is_linear_in_places_too():
     share[[0, -1]] *= 0.75
     share[:, [0, -1]] *= 0.75
     close(heat(net, x, {"recipro_cam": {"kernel": (0.25, 0.5, 0.25)}}), heat(net, x, "grad_cam") * share)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_a_linear_tail_a_place_kept_and_a_place_taken_away_say_the_same(seed):
+    """Both are cam / Z; with the mean token in empty places, that less its mean over the map."""
+    net, x = gap_linear(seed), images(seed=seed)
+    evidence = heat(net, x, "grad_cam")
+    expected = {"zero": evidence, "mean": evidence - evidence.mean((1, 2), keepdim=True)}
+    for fill, maps in expected.items():
+        close(heat(net, x, {"recipro_cam": {"fill": fill}}), maps)
+        close(heat(net, x, {"token_ablation": {"fill": fill}}), maps)
+
+
+@pytest.mark.parametrize("method", ["recipro_cam", "token_ablation"])
+def test_what_all_places_share_is_no_evidence_beside_the_mean_token(method):
+    """Where the tail adds one vector to all places, zero is no neutral token any more and the mean is."""
+
+    class Shifted(nn.Module):
+        def __init__(self, by):
+            super().__init__()
+            self.by = by
+
+        def forward(self, a):
+            return a + self.by * torch.arange(1.0, 7.0, dtype=a.dtype)[:, None, None]
+
+    net, x = ZOO["gap_mlp"](), images()
+    maps = {}
+    for by in (0.0, 3.0):
+        whole = nn.Sequential(net.features, Shifted(by), Shifted(-by), net.head).eval()
+        for fill in ("zero", "mean"):
+            maps[fill, by] = heat(whole, x, {method: {"fill": fill}}, layer="1")
+    close(maps["mean", 3.0], maps["mean", 0.0])
+    assert (maps["zero", 3.0] - maps["zero", 0.0]).abs().max() > 0.1 * maps["zero", 0.0].abs().max()
+
+
+def test_a_channels_mean_over_the_map_ablates_nothing_after_pooling():
+    """Why ablation_cam knows zero alone."""
+    net, x = gap_linear(), images()
+    with open_session(net, ["features"]) as session, no_trace(net):
+        seen = Seen(session.forward(x, find(torch.tensor(CLASSES))), "features")
+        means = seen.activation.mean((2, 3), keepdim=True)
+        for k in range(6):
+            level = seen.activation[:1].clone()
+            level[:, k] = means[:1, k]
+            assert abs(seen.rescore(0, activation=level) - seen.score[0]) < 1e-14
+
+
+@pytest.mark.parametrize("method", ["score_cam", "ss_cam", "is_cam"])
+def test_channels_that_vary_most_are_tried_alone_and_the_others_weigh_nothing(method):
+    net, x = gap_linear(), images()
+    forwards = []
+    net.features[0].register_forward_hook(lambda module, args, output: forwards.append(len(output)))
+    a = net.features(x).detach()
+    forwards.clear()
+    found = heat(net, x, {method: {"channels": 2}})
+    per_channel = 1 if method == "score_cam" else 10
+    assert sum(forwards) == 3 + 3 * 2 * per_channel
+    for i in range(3):
+        strongest = a[i].flatten(1).var(1).topk(2).indices
+        w = torch.linalg.lstsq(a[i, strongest].flatten(1).T, found[i].flatten()[:, None]).solution
+        close((a[i, strongest].flatten(1).T @ w)[:, 0], found[i].flatten())
+        assert math.isclose(w.sum(), 1, rel_tol=1e-10)
+    every = heat(net, x, method)
+    for channels in (6, 100, None):
+        assert torch.equal(heat(net, x, {method: {"channels": channels}}), every)
 
 
 def test_score_cam_weights_sum_to_one():
@@ -185,7 +258,7 @@ def test_without_change_of_the_mask_all_are_score_cam(method):
     close(heat(net, x, {method: options}), heat(net, x, "score_cam"), 1e-14)
 
 
-@pytest.mark.parametrize("method", ["ablation_cam", "recipro_cam", "score_cam", "ss_cam", "is_cam"])
+@pytest.mark.parametrize("method", ["ablation_cam", "recipro_cam", "token_ablation", "score_cam", "ss_cam", "is_cam"])
 def test_results_do_not_depend_on_chunks_and_chunks_are_kept(method):
     net, x = gap_linear(), images()
     counts = []
@@ -329,6 +402,7 @@ def test_signals_and_volumes_are_perturbed_alike(sides):
         from lightning_cam import methods
 
         close(methods.recipro_cam(seen), expected)
+        close(methods.token_ablation(seen, fill="zero"), expected)
         for name in METHODS:
             found = methods.find(name).function(seen)
             assert found.shape == (2, *seen.activation.shape[2:])
@@ -344,6 +418,11 @@ def test_signals_and_volumes_are_perturbed_alike(sides):
         ({"is_cam": {"n": 0}}, "how often each mask is changed"),
         ({"ablation_cam": {"chunks": 3}}, "no option 'chunks'. Did you mean 'chunk'"),
         ({"recipro_cam": {"kernel": [0.5, 0.5]}}, "expected an odd number of shares, the place's own in the middle"),
+        ({"recipro_cam": {"fill": "shuffle"}}, "fill='shuffle': expected 'zero', or 'mean' for the sample's mean over the map"),
+        ({"token_ablation": {"fill": 0.0}}, "fill=0.0: expected 'zero', or 'mean'"),
+        ({"score_cam": {"channels": 0}}, "channels=0: expected how many channels are tried, 1 or more, or None for all"),
+        ({"ss_cam": {"channels": -1}}, "channels=-1: expected how many channels are tried"),
+        ({"is_cam": {"channels": 0}}, "channels=0: expected how many channels are tried"),
     ],
 )
 def test_mistakes_say_what_would_be_right(method, message):

@@ -13,7 +13,7 @@ from zoo import flatten_linear, gap_linear, gap_mlp, images
 
 from lightning_cam.capture.seen import Seen
 from lightning_cam.capture.session import open_session
-from lightning_cam.methods import masking
+from lightning_cam.methods.perturbation import masking
 from lightning_cam.no_trace import no_trace
 from lightning_cam.targets import find
 
@@ -143,6 +143,16 @@ def test_grad_cam_packages_ablation_cam_sinks_ten_million_deeper_with_every_chan
     far(resized(heat(net, x, "ablation_cam", layer=COARSE), x.shape[2:]), theirs, 0.1)
     w = net.head[-1].weight.detach()[CLASSES] * torch.arange(1, 7)
     close(resized(torch.einsum("bc,bcuv->buv", w, net.features(x).detach()), x.shape[2:]), theirs, 1e-3)
+
+
+@pytest.mark.parametrize("fill", [0.0, -1.5])
+def test_captums_occlusion_is_equal_where_windows_part_the_image(case, fill):
+    """It gives each pixel the mean over the windows that cover it, which is one here."""
+    net, x = case
+    peer = pytest.importorskip("captum.attr").Occlusion(net)
+    theirs = peer.attribute(x, (3, 4, 5), strides=(3, 4, 5), target=torch.tensor(CLASSES), baselines=fill)[:, 0]
+    ours = heat(net, x, {"occlusion": {"window": 0.5, "stride": 0.5, "fill": fill}})
+    close(ours.repeat_interleave(4, 1).repeat_interleave(5, 2), theirs, 1e-4)
 
 
 def test_torchcams_is_cam_shows_masks_of_up_to_five_and_a_half(case):

@@ -22,7 +22,13 @@ SPECS = {
     "ss_cam": {"ss_cam": {"n": 2}},
     "is_cam": {"is_cam": {"n": 2}},
 }
-DEAR = {"score_cam", "ss_cam", "is_cam"}  # a forward a channel and more: two smaller pictures instead of six
+DEAR = {
+    "score_cam",
+    "ss_cam",
+    "is_cam",
+    "occlusion",
+    "rise",
+}  # hundreds of forwards a sample: two smaller pictures instead of six
 
 
 @pytest.fixture(scope="module")

@@ -68,59 +68,98 @@ def ablation_cam(case: Case, images: Tensor, classes: list[int]) -> Tensor:
     return torch.stack(maps)
 
 
+def mean_token(a: Tensor, fill: str) -> Tensor:
+    """What stands where a place is emptied: nothing, or the mean over all places."""
+    token = torch.zeros(len(a), dtype=a.dtype)
+    if fill == "mean":
+        for u in range(a.shape[1]):
+            for v in range(a.shape[2]):
+                token += a[:, u, v] / (a.shape[1] * a.shape[2])
+    return token
+
+
 @replicates("recipro_cam")
-def recipro_cam(case: Case, images: Tensor, classes: list[int], kernel: tuple[float, ...] = (0.0, 1.0, 0.0)) -> Tensor:
-    """Byun & Lee: the feature at one place, zeros elsewhere, through the head; less the empty map's score."""
+def recipro_cam(
+    case: Case, images: Tensor, classes: list[int], kernel: tuple[float, ...] = (0.0, 1.0, 0.0), fill: str = "zero"
+) -> Tensor:
+    """Byun & Lee: the feature at one place, zeros (or the mean) elsewhere, through the head; less the empty map's score."""
+    maps = []
+    for image, c in zip(images, classes, strict=True):
+        a = case.activation(image)
+        token = mean_token(a, fill)
+        empty = token[:, None, None].expand_as(a)
+        heat = torch.zeros(a.shape[1:], dtype=a.dtype)
+        for u in range(a.shape[1]):
+            for v in range(a.shape[2]):
+                mosaic = empty.clone()
+                for du in (-1, 0, 1):
+                    for dv in (-1, 0, 1):
+                        inside = 0 <= u + du < a.shape[1] and 0 <= v + dv < a.shape[2]
+                        share = kernel[du + 1] * kernel[dv + 1]
+                        if inside:
+                            mosaic[:, u + du, v + dv] = share * a[:, u, v] + (1 - share) * token
+                heat[u, v] = tail(case, mosaic, c) - tail(case, empty, c)
+        maps.append(heat)
+    return torch.stack(maps)
+
+
+@replicates("token_ablation")
+def token_ablation(case: Case, images: Tensor, classes: list[int], fill: str = "mean") -> Tensor:
+    """One token after another replaced by the mean of all tokens (or nothing), and what the score loses by it."""
     maps = []
     for image, c in zip(images, classes, strict=True):
         a = case.activation(image)
         heat = torch.zeros(a.shape[1:], dtype=a.dtype)
         for u in range(a.shape[1]):
             for v in range(a.shape[2]):
-                mosaic = torch.zeros_like(a)
-                for du in (-1, 0, 1):
-                    for dv in (-1, 0, 1):
-                        inside = 0 <= u + du < a.shape[1] and 0 <= v + dv < a.shape[2]
-                        share = kernel[du + 1] * kernel[dv + 1]
-                        if inside:
-                            mosaic[:, u + du, v + dv] = share * a[:, u, v]
-                heat[u, v] = tail(case, mosaic, c) - tail(case, torch.zeros_like(a), c)
+                replaced = a.clone()
+                replaced[:, u, v] = mean_token(a, fill)
+                heat[u, v] = tail(case, a, c) - tail(case, replaced, c)
         maps.append(heat)
     return torch.stack(maps)
 
 
-def masked(case: Case, images: Tensor, classes: list[int], masks_of) -> Tensor:
-    """Algorithm 1 of Score-CAM, with the score of a channel averaged over the masks made from it."""
+def masked(case: Case, images: Tensor, classes: list[int], masks_of, channels: int | None = None) -> Tensor:
+    """Algorithm 1 of Score-CAM, with the score of a channel averaged over the masks made from it; of some channels only."""
     maps = []
     for image, c in zip(images, classes, strict=True):
         a = case.activation(image)
         black = score(case, torch.zeros_like(image), c)
         increase = []
-        for k in range(len(a)):
+        chosen = sorted(range(len(a)), key=lambda k: -float(((a[k] - a[k].mean()) ** 2).mean()))[:channels]
+        for k in chosen:
             masks = masks_of(unit(enlarged(a[k], *image.shape[1:])))
             increase.append(sum(score(case, image * mask, c) - black for mask in masks) / len(masks))
-        maps.append(summed(a, softmax(increase)))
+        maps.append(summed(a[chosen], softmax(increase)))
     return torch.stack(maps)
 
 
 @replicates("score_cam")
-def score_cam(case: Case, images: Tensor, classes: list[int]) -> Tensor:
+def score_cam(case: Case, images: Tensor, classes: list[int], channels: int | None = None) -> Tensor:
     """Wang et al., algorithm 1, with the baseline that the softmax takes away again."""
-    return masked(case, images, classes, lambda mask: [mask])
+    return masked(case, images, classes, lambda mask: [mask], channels)
 
 
 @replicates("ss_cam")
-def ss_cam(case: Case, images: Tensor, classes: list[int], n: int = 10, sigma: float = 2.0, seed: int = 0) -> Tensor:
+def ss_cam(
+    case: Case,
+    images: Tensor,
+    classes: list[int],
+    n: int = 10,
+    sigma: float = 2.0,
+    seed: int = 0,
+    channels: int | None = None,
+) -> Tensor:
     """Wang et al.: the mean score over scaled masks with normal noise."""
     generator = torch.Generator().manual_seed(seed)
     noise = [torch.randn(images.shape[2:], generator=generator, dtype=torch.float64) for _ in range(n)]
-    return masked(case, images, classes, lambda mask: [mask + sigma * one for one in noise])
+    return masked(case, images, classes, lambda mask: [mask + sigma * one for one in noise], channels)
 
 
 @replicates("is_cam")
-def is_cam(case: Case, images: Tensor, classes: list[int], n: int = 10) -> Tensor:
+def is_cam(case: Case, images: Tensor, classes: list[int], n: int = 10, channels: int | None = None) -> Tensor:
     """Naidu et al.: the mean score over masks of 1/n, 2/n, ..., 1 of their strength."""
-    return masked(case, images, classes, lambda mask: [mask * i / n for i in range(1, n + 1)])
+    return masked(case, images, classes, lambda mask: [mask * i / n for i in range(1, n + 1)], channels)
 
 
 @replicates("random_cam")
