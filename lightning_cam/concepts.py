@@ -16,6 +16,7 @@ from lightning_cam.capture.seen import Seen
 from lightning_cam.capture.session import open_session
 from lightning_cam.data.class_names import class_name
 from lightning_cam.figures.concept_sheet import Legend, concept_sheet
+from lightning_cam.model.merged import merged_weight
 from lightning_cam.model.output import Output
 from lightning_cam.render.style import Style
 
@@ -235,10 +236,12 @@ def _scores(seen: Seen, vectors: Float[Tensor, "k c"]) -> Float[Tensor, "k y"] |
     """What one unit of each concept adds to each class, if the head is linear in the layer's channels."""
     if seen.head is None:
         return None
-    module = seen.head.module
-    if not isinstance(module, nn.Linear | nn.Conv2d):
+    if not isinstance(seen.head.layer, nn.Linear | nn.Conv2d):
         return None
-    weight = module.weight.detach().flatten(1).to(vectors.dtype)
+    try:
+        weight = merged_weight(seen.head.module).flatten(1).to(vectors.dtype)
+    except ValueError:  # packed by a quantisation, or under an adapter that is no LoRA: concepts need no scores
+        return None
     if weight.shape[1] != vectors.shape[1]:
         return None
     return vectors @ weight.T

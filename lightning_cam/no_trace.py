@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 Buffers = list[tuple[nn.Module, dict[str, Tensor | None]]]  # each module's, by name
+Parameters = list[tuple[nn.Module, dict[str, nn.Parameter | None]]]
 _LOG_METHODS = ("log", "log_dict")
 
 
@@ -18,7 +19,8 @@ _LOG_METHODS = ("log", "log_dict")
 def no_trace(model: nn.Module) -> Iterator[None]:
     """Evaluation mode with gradients possible inside; outside, every flag, buffer and random state as it was.
 
-    Gradients are left alone by never calling ``.backward()``, which is for the block to keep to.
+    Gradients are left alone by never calling ``.backward()``, and parameters by never writing to them, which is for the block
+    to keep to; where a forward puts others in their place, they come back.
 
     Args:
         model: any module, compiled or not, on any device.
@@ -34,6 +36,7 @@ def no_trace(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     flags = [module.training for module in modules]
     buffers = [(module, dict(module._buffers)) for module in modules if module._buffers]
+    parameters = [(module, dict(module._parameters)) for module in modules if module._parameters]
     # undone from the last to the first: the random states at the very end, so that nothing moves them after
     with ExitStack() as undo:
         undo.enter_context(isolated_rng())
@@ -53,6 +56,7 @@ def no_trace(model: nn.Module) -> Iterator[None]:
         finally:
             for module, flag in zip(modules, flags, strict=True):
                 module.training = flag
+            _restore_parameters(parameters)
             _restore(buffers, copies)
 
 
@@ -73,6 +77,25 @@ def _restore(buffers: Buffers, copies: dict[int, Tensor]) -> None:
                 # by .data, which leaves the version as it is: a graph that keeps the buffer for its backward stays
                 # valid; and always, since a forward that wrote by .data shows in no version either
                 buffer.data.copy_(copies[id(buffer)])
+
+
+def _restore_parameters(parameters: Parameters) -> None:
+    """Put parameters back in whose place a forward put others.
+
+    Peft's LoRA in torch's own attention does so at every forward: it adds the adapter to the weights and takes it off again,
+    which leaves new parameters, rounded. Sharded ones, whose exchange is the strategy's own affair, are of another type.
+    """
+    for module, by_name in parameters:
+        now = dict(module._parameters)
+        replaced = {}
+        for name, parameter in by_name.items():
+            if type(parameter) is type(now.get(name)) is nn.Parameter and now[name] is not parameter:
+                replaced[name] = parameter
+        if replaced:
+            # in the order of before, which is that of an optimizer's state
+            order = [name for name in by_name if name in now]
+            module._parameters.clear()
+            module._parameters.update({name: replaced.get(name, now[name]) for name in (*order, *now)})
 
 
 def _is_expanded(tensor: Tensor) -> bool:

@@ -17,6 +17,7 @@ from lightning_cam.capture.gradient import at_least_float, derivative
 from lightning_cam.model.head import find_head
 from lightning_cam.model.names import split_call
 from lightning_cam.model.trace import Call, layer_candidates
+from lightning_cam.model.wrapped import has_weights
 from lightning_cam.record import Earlier
 
 
@@ -122,9 +123,7 @@ class Seen:
         calls = self.forward.calls
         own = [i for i, other in enumerate(calls) if other.name == base]
         start = own[-1] if call is None else own[call]
-        with_weights = [
-            other for other in calls[start + 1 :] if other.name and any(True for _ in other.module.parameters(False))
-        ]
+        with_weights = [other for other in calls[start + 1 :] if other.name and has_weights(other.module)]
         if len(with_weights) != 1:
             return None
         logits = self.logits
@@ -211,7 +210,7 @@ class Seen:
             return general
         calls = self.forward.calls
         first = next(i for i, call in enumerate(calls) if f"{call.name}.".startswith(f"{attention}."))
-        before = [call for call in calls[:first] if call.layout and not isinstance(call.module, nn.Linear)]
+        before = [call for call in calls[:first] if call.layout and not isinstance(call.layer, nn.Linear)]
         if not before:
             return general
         return f"the layer before the last attention, {before[-1].name!r}, or one before it"

@@ -11,9 +11,13 @@ from torch import Tensor, nn
 
 from lightning_cam.capture.seen import Seen
 from lightning_cam.methods.gradient import weighted
+from lightning_cam.model.merged import merged_bias, merged_weight
+from lightning_cam.model.names import named_as
+from lightning_cam.model.trace import Call
 from lightning_cam.registry import METHODS
 
 _HEADS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_WAY_OUT = "Or use grad_cam, which reads no weights."
 
 
 @METHODS.register
@@ -92,20 +96,22 @@ def _channel_slice(channels: int | slice | Sequence[int] | None) -> slice:
 
 
 def _class_weights(seen: Seen, head: str | None) -> Float[Tensor, "k c"]:
-    module = _head(seen, head)
-    if not isinstance(module, _HEADS):
+    call = _head(seen, head)
+    if call is None or not isinstance(call.layer, _HEADS):
         raise ValueError(
             f"cam needs one linear layer or 1x1 convolution, and nothing else with weights, between {seen.layer!r} and the "
             "logits; found none. Name it with {'cam': {'head': ...}}, or use grad_cam, which needs no such head."
         )
     a = seen.activation
-    w: Tensor = module.weight.detach().flatten(1).to(a.dtype)
+    try:
+        w = merged_weight(call.module).flatten(1).to(a.dtype)
+        bias = merged_bias(call.module)
+    except ValueError as error:
+        raise ValueError(f"cam needs the weights of the classifier {call.name!r}. {error} {_WAY_OUT}") from error
     if w.shape[1] != a.shape[1]:
         raise ValueError(f"The head takes {w.shape[1]} channels and {seen.layer!r} gives {a.shape[1]}; cam needs them equal.")
-    bias = w.new_zeros(len(w))
-    if module.bias is not None:
-        bias = module.bias.detach().to(a.dtype)
-    if isinstance(module, nn.Linear):
+    bias = w.new_zeros(len(w)) if bias is None else bias.to(a.dtype)
+    if isinstance(call.layer, nn.Linear):
         poolings = [a.flatten(2).mean(2) @ w.T + bias]
     else:  # SqueezeNet has a ReLU between its convolution and the pooling
         z = torch.einsum("kc,bcm->bkm", w, a.flatten(2)) + bias[:, None]
@@ -120,14 +126,13 @@ def _class_weights(seen: Seen, head: str | None) -> Float[Tensor, "k c"]:
     return w
 
 
-def _head(seen: Seen, name: str | None) -> nn.Module | None:
+def _head(seen: Seen, name: str | None) -> Call | None:
     """The classifier of that name, or by default the one behind the layer, if there is one."""
-    if name:
-        modules = {call.name: call.module for call in seen.forward.calls}
-        if name not in modules:
-            weighted_names = [call.name for call in seen.forward.calls if isinstance(call.module, _HEADS)]
-            raise ValueError(f"The head {name!r} did not run in this forward. With weights: {', '.join(weighted_names[-5:])}.")
-        return modules[name]
-    if seen.head is None:
-        return None
-    return seen.head.module
+    if not name:
+        return seen.head
+    calls = {call.name: call for call in seen.forward.calls}
+    meant = named_as(name, calls)
+    if len(meant) != 1:
+        weighted_names = [call.name for call in calls.values() if isinstance(call.layer, _HEADS)]
+        raise ValueError(f"The head {name!r} did not run in this forward. With weights: {', '.join(weighted_names[-5:])}.")
+    return calls[meant[0]]

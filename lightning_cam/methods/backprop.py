@@ -17,7 +17,9 @@ from lightning_cam.capture.gradient import at_least_float
 from lightning_cam.capture.seen import Seen
 from lightning_cam.heat import min_max, resize
 from lightning_cam.methods.gradient import grad_cam
+from lightning_cam.model.merged import merged_bias
 from lightning_cam.model.trace import layout_of
+from lightning_cam.model.wrapped import unwrapped
 from lightning_cam.registry import METHODS
 
 _BIASED = (nn.Linear, nn.modules.conv._ConvNd, nn.LayerNorm, nn.GroupNorm)
@@ -87,7 +89,7 @@ def full_gradients(seen: Seen) -> tuple[Float[Tensor, "b c *i"], list[Tensor]]:
             if not isinstance(output, Tensor) or not output.requires_grad:
                 return None
             outputs.append(output)
-            biases.append(_spread(bias, module, output))
+            biases.append(_spread(bias, unwrapped(module), output))
             clone: Tensor = output.clone()  # an in-place operation behind may not rewrite what is differentiated by
             return clone
 
@@ -104,22 +106,24 @@ def full_gradients(seen: Seen) -> tuple[Float[Tensor, "b c *i"], list[Tensor]]:
     return seen.image * g, terms
 
 
-def _bias(module: Any) -> Tensor | None:
-    """What a module adds to a linear map; for batch norm its implicit bias."""
-    bias = getattr(module, "bias", None)
-    mean = getattr(module, "running_mean", None)
-    var = getattr(module, "running_var", None)
+def _bias(module: nn.Module) -> Tensor | None:
+    """What a module adds to a linear map, adapters included; for batch norm its implicit bias."""
+    layer: Any = unwrapped(module)
+    mean = getattr(layer, "running_mean", None)
+    var = getattr(layer, "running_var", None)
     if isinstance(mean, Tensor) and isinstance(var, Tensor):
-        gamma = getattr(module, "weight", None)
-        shift: Tensor = -at_least_float(mean) / (at_least_float(var) + module.eps).sqrt()
+        bias = getattr(layer, "bias", None)
+        gamma = getattr(layer, "weight", None)
+        shift: Tensor = -at_least_float(mean) / (at_least_float(var) + layer.eps).sqrt()
         if gamma is not None:
             shift = shift * at_least_float(gamma.detach())
         if isinstance(bias, Tensor):
             shift = shift + at_least_float(bias.detach())
         return shift
-    if isinstance(module, _BIASED) and isinstance(bias, Tensor):
-        return at_least_float(bias.detach())
-    return None
+    bias = merged_bias(module) if isinstance(layer, _BIASED) else None
+    if bias is None:
+        return None
+    return at_least_float(bias)
 
 
 def _spread(bias: Tensor, module: nn.Module, output: Tensor) -> Tensor:

@@ -61,8 +61,10 @@ class _AttentionParts(TorchFunctionMode):
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """After it has run, and its call was recorded."""
         running = self.stack.pop()
-        position = len(self.calls) - 1
-        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        recorded = bool(self.calls) and self.calls[-1].module is module
+        position = len(self.calls) - recorded
+        # what is wrapped is not recorded, and an adapter's branches are not: the wrapper is, around them
+        if recorded and isinstance(self.calls[-1].layer, nn.Linear | nn.modules.conv._ConvNd):
             for outer in self.stack:
                 if outer.projection is None:
                     outer.projection = position

@@ -80,7 +80,7 @@ def _of_classifier(forward: TracedForward) -> tuple[list[int], Any]:
     if head is None:
         return maps, logits
     position = calls.index(head)
-    if isinstance(head.module, nn.modules.conv._ConvNd):
+    if isinstance(head.layer, nn.modules.conv._ConvNd):
         maps = [i for i in maps if i < position]
     # what the head is given tells more than the logits: a head fresh from zeros lets no gradient through
     return maps, forward.inputs.get(position, logits)
@@ -117,7 +117,7 @@ def _maps(forward: TracedForward) -> list[int]:
 
 
 def _is_passive(call: Call) -> bool:
-    return isinstance(call.module, _PASSIVE)
+    return isinstance(call.layer, _PASSIVE)
 
 
 def _parts(calls: list[Call], maps: list[int]) -> dict[int, list[str]]:

@@ -5,6 +5,7 @@ from typing import Any
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from lightning_cam.model.merged import merged_weight
 from lightning_cam.model.trace import Call
 
 
@@ -15,28 +16,34 @@ def find_head(calls: list[Call], classes: int | None) -> Call | None:
         calls: the calls of one forward.
         classes: the number of outputs; None if it is not known, which a linear layer fits and a convolution does not.
     """
-    weighted = [call for call in calls if isinstance(call.module, nn.Linear | nn.modules.conv._ConvNd)]
+    weighted = [call for call in calls if isinstance(call.layer, nn.Linear | nn.modules.conv._ConvNd)]
     if weighted and _fits(weighted[-1], classes):
         return weighted[-1]
     return None
 
 
 def _fits(last: Call, classes: int | None) -> bool:
-    module = last.module
-    if isinstance(module, nn.Linear):
+    layer = last.layer
+    if isinstance(layer, nn.Linear):
         # one that returns tokens is applied to each, and so is part of a block
-        return last.layout is None and classes in (None, module.out_features)
+        return last.layout is None and classes in (None, layer.out_features)
     # named one by one: a transposed convolution is no head
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        return max(module.kernel_size) == 1 and module.out_channels == classes
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return max(layer.kernel_size) == 1 and layer.out_channels == classes
     return False
 
 
 def head_weight(calls: list[Call], logits: Any) -> Shaped[Tensor, "k c"] | None:
-    """The classifier's weights, if it is one linear layer or 1x1 convolution to these logits [b k]."""
+    """The classifier's weights with its adapters', if it is one linear layer or 1x1 convolution to these logits [b k].
+
+    None also where its weights cannot be read: packed by a quantisation, or under an adapter that is no LoRA.
+    """
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         return None
     head = find_head(calls, logits.shape[1])
-    if head is None or not isinstance(head.module.weight, Tensor):
+    if head is None:
         return None
-    return head.module.weight.detach().flatten(1)
+    try:
+        return merged_weight(head.module).flatten(1)
+    except ValueError:
+        return None  # only a target that needs them may complain

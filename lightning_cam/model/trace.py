@@ -4,13 +4,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from lightning_cam.model.layout import Layout, infer_layout, is_split_tokens
-from lightning_cam.model.names import clean_name, split_call
+from lightning_cam.model.names import modules_by_name, split_call
+from lightning_cam.model.wrapped import unwrapped
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,11 @@ class Call:
     shape: tuple[int, ...] | None
     layout: Layout | None = None  # how the output is read as maps; None if it holds none
 
+    @cached_property
+    def layer(self) -> nn.Module:
+        """The module without what is wrapped around it."""
+        return unwrapped(self.module)
+
     @property
     def map_shape(self) -> tuple[int, ...]:
         """Channels and cells, [c *m], of a call that returned a map."""
@@ -31,8 +38,11 @@ class Call:
 
 @contextmanager
 def record_calls(model: nn.Module, image: Sequence[int]) -> Iterator[list[Call]]:
-    """Record the calls of the model's modules on images of this shape, in the order in which they returned."""
-    names = {module: clean_name(name) for name, module in model.named_modules()}
+    """Record the calls of the model's layers on images of this shape, in the order in which they returned.
+
+    Wrappers are recorded in place of what they wrap, and adapters' own branches not at all.
+    """
+    names = {module: name for name, module in modules_by_name(model).items()}
     calls: list[Call] = []
 
     def record(module: nn.Module, args: Any, output: Any) -> None:
@@ -106,7 +116,7 @@ def _token_rows(calls: list[Call]) -> Iterator[tuple[tuple[int, ...], Layout]]:
 def _patch_grids(calls: list[Call]) -> Iterator[tuple[int, ...]]:
     """Grids of the patch embeddings: convolutions whose stride is their kernel."""
     for call in calls:
-        if call.shape and _cuts_patches(call.module):
+        if call.shape and _cuts_patches(call.layer):
             yield call.shape[2:]
 
 

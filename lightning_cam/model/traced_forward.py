@@ -68,7 +68,7 @@ def _keep_in(forward: TracedForward, image: Sequence[int]) -> Callable[..., Any]
         position = len(forward.calls) - 1
         if position < 0 or forward.calls[position].module is not module:
             return None
-        if isinstance(module, nn.Linear):
+        if isinstance(forward.calls[position].layer, nn.Linear):
             forward.inputs[position] = args[0]
         if _count_maps(output, image, forward.calls) > 1:
             forward.pyramids.append(position)

@@ -115,7 +115,8 @@ def _similar_by_weights(
     if head is None:
         raise ValueError(
             "contrast finds look-alikes by the classifier's weights, "
-            "and this model does not end in one linear layer or 1x1 convolution. "
+            "and this model does not end in one linear layer or 1x1 convolution whose weights can be read "
+            "(not packed by a quantisation, under no adapter but LoRA). "
             "Name them, {'contrast': {'similar': [3, 7]}}, or use 'rivals', which goes by the logits."
         )
     directions = F.normalize(head.float(), dim=1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_cam.model.call.arguments import Arguments, image_parameter, named_parameters
 from lightning_cam.model.call.entries import Step, describe, names, steps
 from lightning_cam.model.call.inputs import Inputs
+from lightning_cam.model.wrapped import unwrapped
 
 _PLACEHOLDERS = ("_forward_unimplemented", "LightningModule.forward")  # which say that there is none
 _WRITE = "Write forward=lambda model, images, batch: "
@@ -19,8 +20,8 @@ _WRITE = "Write forward=lambda model, images, batch: "
 def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
     """What a function, or a module's forward, takes; None where it has no signature, as when scripted."""
     if isinstance(function, nn.Module):
-        # a compiled model's own forward takes anything
-        function = getattr(function, "_orig_mod", function).forward
+        # a wrapper's own forward takes anything
+        function = unwrapped(function).forward
     try:
         return inspect.signature(function)
     except (TypeError, ValueError):
@@ -31,7 +32,7 @@ def has_forward(function: Callable[..., Any]) -> bool:
     """Whether a module can be called at all; any other function can."""
     if not isinstance(function, nn.Module):
         return True
-    forward = getattr(function.forward, "__qualname__", "")
+    forward = getattr(unwrapped(function).forward, "__qualname__", "")
     return forward not in _PLACEHOLDERS
 
 
@@ -91,7 +92,7 @@ def refuse_all(
 def _shown(model: nn.Module, function: Callable[..., Any], signature: inspect.Signature) -> str:
     """A method as it is defined, without types."""
     bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
-    kind = type(getattr(model, "_orig_mod", model)).__name__
+    kind = type(unwrapped(model)).__name__
     name = "forward"
     if not isinstance(function, nn.Module):
         name = getattr(function, "__name__", "forward")
