@@ -106,6 +106,7 @@ class Session:
         """
         if not self.is_open:
             raise RuntimeError("The look is over: rescore and with_image work while the layers are watched.")
+        self._settle(images)
         self.hooks.action = action
         try:
             with self.context(), warnings.catch_warnings():
