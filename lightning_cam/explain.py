@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from lightning_cam.capture.session import open_session
 from lightning_cam.data.class_names import class_name
 from lightning_cam.data.collated import image_batch
+from lightning_cam.figures.captions import file_words
 from lightning_cam.figures.cards import Cards
 from lightning_cam.figures.sheet import sheet
 from lightning_cam.heat import maximum
 from lightning_cam.methods.apply import map_plans
 from lightning_cam.methods.fusion import find_fusion
 from lightning_cam.model.layout import spatial_dims
-from lightning_cam.model.output import Output
+from lightning_cam.model.output import Output, QueryOutput
 from lightning_cam.registry import METHODS
 from lightning_cam.render.picture import FILE_ENDINGS, encode, to_host
 from lightning_cam.render.style import Encoding, Style
@@ -39,6 +40,7 @@ class Explanation:
         layer: the layer's name, or the fusion and the names of its layers.
         method: the method's name.
         images: the input.
+        target_names: the targets' own names, such as prompts, where they are of no classes.
     """
 
     heat: Float[Tensor, "b ..."]
@@ -48,6 +50,7 @@ class Explanation:
     layer: str
     method: str
     images: Shaped[Tensor, "n ..."]
+    target_names: tuple[str, ...] = ()
 
     def overlay(self, style: Style | None = None) -> UInt8[Tensor, "..."]:
         """Every map over its image, at the image's size: [b 3 h w], or [b t 3 h w] for several targets.
@@ -148,7 +151,7 @@ class Explanation:
         if not self._several:
             return ""
         if self._classes[position] < 0:
-            return f"_{position % self._targets}"
+            return f"_{file_words(self.target_names or [''] * self._targets)[position % self._targets]}"
         return f"_{self._classes[position]}"
 
     def _cards(self, style: Style | None, positions: Sequence[int]) -> Cards:
@@ -162,6 +165,8 @@ class Explanation:
             line = names[i // self._targets]
             if class_id >= 0:
                 line = f"{class_name(class_id, {})} · {line}"
+            elif self.target_names:
+                line = f"{self.target_names[i % self._targets]} · {line}"
             captions.append(Caption(line, f"score {score:.3g}, peak {strength:.3g}"))
         return captions
 
@@ -224,18 +229,16 @@ def explain(
     choice = forward.target_scores.choice
     # a graph held by the result would hold the model's activations too
     score = forward.target_scores.score.detach()
-    classes = None
-    if choice.logit:
-        classes = choice.classes
+    classes = choice.classes if choice.logit else None
     if choice.single:
         heat = heat[:, 0]
         score = score[:, 0]
     if choice.single and classes is not None:
         classes = classes[:, 0]
     logits = forward.output
-    if isinstance(logits, Tensor):
+    if isinstance(logits, Tensor | QueryOutput):
         logits = logits.detach()
-    return Explanation(heat, score, logits, classes, title, entry.label, images)
+    return Explanation(heat, score, logits, classes, title, entry.label, images, choice.names)
 
 
 def _listed(layer: Any) -> list[str | nn.Module]:

@@ -75,6 +75,8 @@ class Record:
         predictions: what the model says of each sample.
         values: each metric's value for each sample and target, on the host; NaN where it is undefined.
         changed_in_place: whether the map is that after an in-place operation behind the layer.
+        lost: which of the absent ones a sample had and has no longer, on the host; None where targets cannot be lost.
+        target_names: the targets' own names, such as prompts; none where they are of classes.
     """
 
     moment: Moment
@@ -90,13 +92,19 @@ class Record:
     predictions: Predictions
     values: Mapping[str, Float[Tensor, "b t"]] = field(default_factory=dict)
     changed_in_place: bool = False
+    lost: Bool[Tensor, "b t"] | None = None
+    target_names: tuple[str, ...] = ()
 
     @property
     def shown(self) -> list[int]:
-        """Positions, over samples and targets, of the maps there are."""
+        """Positions, over samples and targets, of the maps there are, and of those that were lost."""
         if self.absent is None:
             return list(range(self.score.numel()))
-        positions: list[int] = (~self.absent).flatten().nonzero()[:, 0].tolist()
+        present = ~self.absent
+        # an empty card tells that it was lost, and rows of a filmstrip stay what they are
+        if self.lost is not None:
+            present = present | self.lost
+        positions: list[int] = present.flatten().nonzero()[:, 0].tolist()
         return positions
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_cam.capture.attention import Attention, attend
 from lightning_cam.capture.gradient import derivative
 from lightning_cam.capture.hooks import LayerOutput, Replacement
-from lightning_cam.model.output import is_detections
+from lightning_cam.model.output import is_detections, is_queries
 from lightning_cam.model.trace import Call
 from lightning_cam.targets.target import TargetScores
 
@@ -136,7 +136,8 @@ class Forward:
             n = len(activation)
             record = self.outputs[layer]
             replacement = Replacement(layer, record.call, record.layout, activation)
-            if is_detections(self.output):  # gives as many results as images, where elsewhere one image does for all
+            # gives as many results as images, where elsewhere one image does for all
+            if is_detections(self.output) or is_queries(self.output):
                 images = images.expand(n, *images.shape[1:])
         output = self.session.run(images, replacement)
         return self.target_scores.of_output(output, samples, n)

@@ -1,5 +1,6 @@
 """What is written beside the maps: captions, titles, the description of a picture. b batch, t targets."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -28,6 +29,8 @@ def row_names(batch: FixedBatch, record: Record) -> list[str]:
     """A short name for each row of a filmstrip: the sample's label, or which of its targets it is, else its own name."""
     t = record.score.shape[1]
     names = sample_names(batch)
+    if record.target_names:
+        return list(record.target_names) * len(names)
     labels = batch.labels
     if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
         names = [batch.class_name(label) for label in labels.tolist()]
@@ -40,6 +43,19 @@ def row_names(batch: FixedBatch, record: Record) -> list[str]:
 def sample_names(batch: FixedBatch) -> list[str]:
     """The samples' names, or their numbers."""
     return list(batch.names) or [f"sample {i}" for i in range(len(batch))]
+
+
+def file_words(names: Sequence[str], most: int = 40) -> list[str]:
+    """Names of targets as parts of file names; their numbers where names are alike or missing.
+
+    Example:
+        >>> file_words(["a cat", "up/down"]), file_words(["a?", "a!"])
+        (['a_cat', 'up_down'], ['0', '1'])
+    """
+    words = ["".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in name[:most]) for name in names]
+    if "" in words or len(set(words)) < len(words):
+        return [str(i) for i in range(len(words))]
+    return words
 
 
 def description(batch: FixedBatch, record: Record, target: str, style: Style) -> str:
@@ -66,21 +82,40 @@ def name_target(spec: Any) -> str:
     if isinstance(spec, Tensor):
         return "classes given"
     if isinstance(spec, dict):
-        return ", ".join(f"{name} {options}" for name, options in spec.items())
+        return ", ".join(f"{name} {_options(options)}" for name, options in spec.items())
     return getattr(spec, "__name__", None) or str(spec)
 
 
+def _options(options: Any) -> Any:
+    """Options in words that are the same in every run: functions by name, tensors by shape."""
+    if not isinstance(options, Mapping):
+        return options
+    words = {}
+    for name, value in options.items():
+        words[name] = value
+        if isinstance(value, Tensor):
+            words[name] = f"tensor {tuple(value.shape)}"
+        elif callable(value):
+            words[name] = getattr(value, "__name__", type(value).__name__)
+    return words
+
+
 def _caption(batch: FixedBatch, record: Record, name: str, position: tuple[int, int], norm: Norm) -> Caption:
-    sample, _ = position
+    sample, target = position
     predictions = record.predictions
     class_id = int(predictions.classes[position])
     predicted = int(predictions.predicted[sample])
     line = name
     if class_id >= 0:
         line = batch.class_name(class_id) + _percent(float(predictions.probability[position]))
+    elif record.target_names:
+        line = f"{record.target_names[target]} {float(record.score[position]):.2f}"
     if predicted >= 0 and predicted != class_id:
         line += f", said {batch.class_name(predicted)}{_percent(float(predictions.predicted_probability[sample]))}"
     under = _strength(record, position, norm)
+    if record.lost is not None and bool(record.lost[position]):
+        line += ", lost"
+        under = "nothing is where it was pinned"
     if line != name:
         under += f" · {name}"
     return Caption(line, under, predictions.is_right(sample))

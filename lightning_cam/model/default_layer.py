@@ -1,13 +1,14 @@
 """The layer watched when none is named, found by tracing one forward."""
 
 from collections.abc import Callable
+from os.path import commonprefix
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_cam.model.head import find_head
-from lightning_cam.model.output import is_detections
+from lightning_cam.model.output import find_queries, is_detections
 from lightning_cam.model.trace import Call, call_title
 from lightning_cam.model.traced_forward import TracedForward, trace_forward
 
@@ -55,8 +56,11 @@ def find_default_layer(model: nn.Module, images: Tensor, run: Callable[[Tensor],
 def _candidates(forward: TracedForward, images: Tensor) -> tuple[list[int], Any]:
     """Positions of maps, and the numbers that tell on which of them the model depends."""
     logits = forward.logits
+    queries = find_queries(logits)
+    if queries is not None:
+        return _of_queries(forward, queries.logits.shape[1]), queries.logits
     if is_detections(logits):
-        return _of_detector(forward)
+        return _of_detector(forward), torch.cat([detections["scores"] for detections in logits])
     if isinstance(logits, Tensor) and logits.ndim == images.ndim:
         return _of_dense(forward), logits
     return _of_classifier(forward)
@@ -89,15 +93,30 @@ def _of_dense(forward: TracedForward) -> list[int]:
     return [i for i in coarsest if parts[i] == parts[coarsest[0]]]
 
 
-def _of_detector(forward: TracedForward) -> tuple[list[int], Any]:
+def _of_detector(forward: TracedForward) -> list[int]:
     """Maps of the backbone, the first part of the model that has any, before it hands on several at once as a pyramid."""
     maps = _maps(forward)
     parts = _parts(forward.calls, maps)
-    backbone = [i for i in maps if parts[i] == parts[maps[0]]]
+    return _before_pyramid(forward, [i for i in maps if parts[i] == parts[maps[0]]])
+
+
+def _of_queries(forward: TracedForward, count: int) -> list[int]:
+    """Maps of the backbone, the largest part of the model around its first map in which nothing has a row a query."""
+    calls = forward.calls
+    # such rows may be read as a map, where there are as many as a grid has cells
+    rows = [i for i, call in enumerate(calls) if call.shape and len(call.shape) == 3 and call.shape[1] == count]
+    maps = [i for i in _maps(forward) if i not in rows]
+    if not maps or not rows:
+        return _of_detector(forward)
+    first = calls[maps[0]].name.split(".")
+    depth = max(len(commonprefix([first, calls[i].name.split(".")])) for i in rows)
+    backbone = [i for i in maps if calls[i].name.split(".")[: depth + 1] == first[: depth + 1]]
+    return _before_pyramid(forward, backbone)
+
+
+def _before_pyramid(forward: TracedForward, backbone: list[int]) -> list[int]:
     pyramid = min(forward.pyramids, default=len(forward.calls))
-    stages = [i for i in backbone if i < pyramid]
-    scores = torch.cat([detections["scores"] for detections in forward.logits])
-    return stages or backbone, scores
+    return [i for i in backbone if i < pyramid] or backbone
 
 
 def _maps(forward: TracedForward) -> list[int]:

@@ -83,6 +83,8 @@ def make_record(plan: MapPlan, forward: Forward, predictions: Predictions, momen
         against=against.reshape(score.shape),
         predictions=predictions,
         changed_in_place=plan.fusion is None and forward.outputs[plan.layer].changed_in_place,
+        lost=None if scores.choice.lost is None else scores.choice.lost.cpu(),
+        target_names=scores.choice.names,
     )
 
 
