@@ -31,12 +31,13 @@ def overlap(a: list[float], b: list[float]) -> float:
 
 def corners(box: Tensor) -> list[float]:
     """Centre, width and height as corners."""
-    x, y, w, h = (float(value) for value in box)
+    x, y, w, h = (float(value) for value in box.detach())
     return [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
 
 
 def probability(logits: Tensor, c: int, activation: str) -> float:
     """Of a class of one query."""
+    logits = logits.detach()
     if activation == "sigmoid":
         return 1 / (1 + math.exp(-float(logits[c])))
     return math.exp(float(logits[c])) / sum(math.exp(float(z)) for z in logits)

@@ -205,11 +205,12 @@ class PinnedBoxes:
         # a model with a config has told
         if k < 2 or self.labels in (k - 1, k):
             return
-        says_last = queries.logits.argmax(2) == k - 1
-        if float(says_last.float().mean()) > 0.5:
+        # most of the boxes of a class like the others are not sure of it, nor are those of a head that is still random
+        sure = (queries.logits.argmax(2) == k - 1) & (queries.logits[..., -1] > 0)
+        if float(sure.float().mean()) > 0.5:
             raise ValueError(
-                f"Most queries say the last of {k} classes, and it is not known whether that is 'no object'. If it is, as in "
-                "DETR, write target={'detection': {'activation': 'softmax'}}; if it is a class like the others, 'sigmoid'."
+                f"Most queries are sure of the last of {k} classes, and it is not known whether that is 'no object'. If it is, "
+                "as in DETR, write target={'detection': {'activation': 'softmax'}}; if it is a class like the others, 'sigmoid'."
             )
 
 
