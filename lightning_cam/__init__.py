@@ -8,8 +8,8 @@ from lightning_cam import targets as targets
 from lightning_cam.callback import CAMCallback as CAMCallback
 from lightning_cam.capture.seen import Seen as Seen
 from lightning_cam.data.batch import Batch as Batch
-from lightning_cam.explain import Explanation as Explanation
 from lightning_cam.explain import explain as explain
+from lightning_cam.explanation import Explanation as Explanation
 from lightning_cam.methods import fusion
 from lightning_cam.record import Record as Record
 from lightning_cam.render.style import Style as Style

@@ -78,6 +78,8 @@ class Record:
         note: what was explained for want of what the target asks for, in words; empty where it had that.
         on_map: the share of each score's evidence at the layer that is on the map and not at class and register tokens, on the
             host; None without such tokens, for maps of other places than the layer's, and where no gradient was taken.
+        lost: which of the absent ones a sample had and has no longer, on the host; None where targets cannot be lost.
+        target_names: the targets' own names, such as prompts; none where they are of classes.
     """
 
     moment: Moment
@@ -95,13 +97,19 @@ class Record:
     changed_in_place: bool = False
     note: str = ""
     on_map: Float[Tensor, "b t"] | None = None
+    lost: Bool[Tensor, "b t"] | None = None
+    target_names: tuple[str, ...] = ()
 
     @property
     def shown(self) -> list[int]:
-        """Positions, over samples and targets, of the maps there are."""
+        """Positions, over samples and targets, of the maps there are, and of those that were lost."""
         if self.absent is None:
             return list(range(self.score.numel()))
-        positions: list[int] = (~self.absent).flatten().nonzero()[:, 0].tolist()
+        present = ~self.absent
+        # an empty card tells that it was lost, and rows of a filmstrip stay what they are
+        if self.lost is not None:
+            present = present | self.lost
+        positions: list[int] = present.flatten().nonzero()[:, 0].tolist()
         return positions
 
 

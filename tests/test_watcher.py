@@ -232,11 +232,12 @@ def test_it_looks_in_a_fabric_run(wrapped, tmp_path):
     logger = TensorBoardLogger(tmp_path)
     fabric = Fabric(accelerator="cpu", devices=1, loggers=[logger])
     net = model = plain_net()
-    layer = "relu"
+    layer = "relu"  # under either name its tags are without Fabric's level
+    given = layer
     if wrapped:
-        model, layer = fabric.setup(net), "_forward_module.relu"
+        model, given = fabric.setup(net), "_forward_module.relu"
     x, y = batch()
-    watching = watcher(model, tmp_path / "files", layer=layer, loggers=fabric.loggers, metrics=[strength])
+    watching = watcher(model, tmp_path / "files", layer=given, loggers=fabric.loggers, metrics=[strength])
     records = []
 
     def look(step):

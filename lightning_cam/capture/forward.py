@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_cam.capture.attention import Attention, attend
 from lightning_cam.capture.gradient import derivative
 from lightning_cam.capture.hooks import LayerOutput, Replacement
-from lightning_cam.model.output import is_detections
+from lightning_cam.model.output import is_detections, is_queries
 from lightning_cam.model.trace import Call
 from lightning_cam.targets.target import TargetScores
 
@@ -156,7 +156,7 @@ class Forward:
             n = len(activation)
             record = self.outputs[layer]
             replacement = Replacement(layer, record.call, record.layout, activation)
-            if is_detections(self.output) or self.session.call.beyond_images:
+            if is_detections(self.output) or is_queries(self.output) or self.session.call.beyond_images:
                 # gives as many results as images, or joins them with what else it is given; elsewhere one image does for all
                 images = images.expand(n, *images.shape[1:])
         output = self.session.run(images, replacement, samples)

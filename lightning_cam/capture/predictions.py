@@ -13,11 +13,17 @@ def predict(forward: Forward) -> Predictions:
     """The classes told, the predicted class and their probabilities; one transfer to the host."""
     score, logits = forward.target_scores.score, forward.output
     b, t = score.shape
-    classes = forward.target_scores.choice.classes
+    choice = forward.target_scores.choice
+    classes = choice.classes
     if classes is None:
         classes = torch.full((b, t), -1, device=score.device)
     unknown = torch.full((b,), -1, device=score.device)
     nan = torch.full((b, t), torch.nan, device=score.device)
+    if choice.probability is not None:
+        return Predictions(*to_host([classes, choice.probability.float(), unknown, nan[:, 0], unknown]))
+    # what a target names is told by no class: the output may be embeddings, whose largest number says nothing
+    if choice.names:
+        return Predictions(*to_host([classes, nan, unknown, nan[:, 0], unknown]))
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         return Predictions(*to_host([classes, nan, unknown, nan[:, 0], unknown]))
     logits = logits.detach().float()

@@ -16,6 +16,7 @@ from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.gradient import at_least_float, derivative
 from lightning_cam.model.head import find_head
 from lightning_cam.model.names import split_call
+from lightning_cam.model.output import QueryOutput
 from lightning_cam.model.trace import Call, layer_candidates
 from lightning_cam.model.wrapped import has_weights
 from lightning_cam.record import Earlier
@@ -49,7 +50,7 @@ class Seen:
     def logits(self) -> Any:
         """The model's output, [b k] for a classifier, detached."""
         output = self.forward.output
-        if isinstance(output, Tensor):
+        if isinstance(output, Tensor | QueryOutput):
             return output.detach()
         return output
 

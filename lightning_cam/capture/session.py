@@ -125,6 +125,11 @@ class Session:
         regions: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> Forward:
         """Run the model once, and score what the target chooses."""
+        prepare = getattr(target, "prepare", None)
+        if prepare is not None and self.is_open:
+            # before anything is recorded: what a target asks of the model, such as its text tower, is no part of the forward
+            with torch.no_grad(), self.context():
+                prepare(self.model)
         return self._recorded(images, target, None, labels, regions)
 
     def forward_again(self, forward: Forward, images: Shaped[Tensor, "b ..."]) -> Forward:

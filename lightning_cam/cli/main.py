@@ -16,7 +16,8 @@ from lightning_cam.cli.image_file import Preparation, blank, open_image
 from lightning_cam.cli.models import load_model
 from lightning_cam.cli.options import build_parser
 from lightning_cam.data.class_names import class_index, class_name, read_class_names
-from lightning_cam.explain import Explanation, explain
+from lightning_cam.explain import explain
+from lightning_cam.explanation import Explanation
 from lightning_cam.figures.captions import on_map_words
 from lightning_cam.heat import maximum
 from lightning_cam.model.call import ModelCall, find_model

@@ -1,6 +1,6 @@
 """What is written beside the maps: captions, titles, the description of a picture. b batch, t targets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import nan
 from typing import Any
 
@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_cam.data.batch import FixedBatch
-from lightning_cam.data.class_names import class_name
 from lightning_cam.heat import Norm
 from lightning_cam.record import Record
 from lightning_cam.render.style import Style
@@ -32,6 +31,8 @@ def row_names(batch: FixedBatch, record: Record) -> list[str]:
     """A short name for each row of a filmstrip: the sample's label, or which of its targets it is, else its own name."""
     t = record.score.shape[1]
     names = sample_names(batch)
+    if record.target_names:
+        return list(record.target_names) * len(names)
     labels = batch.labels
     if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
         names = [batch.class_name(label) for label in labels.tolist()]
@@ -47,6 +48,19 @@ def row_names(batch: FixedBatch, record: Record) -> list[str]:
 def sample_names(batch: FixedBatch) -> list[str]:
     """The samples' names, or their numbers."""
     return list(batch.names) or [f"sample {i}" for i in range(len(batch))]
+
+
+def file_words(names: Sequence[str], most: int = 40) -> list[str]:
+    """Names of targets as parts of file names; their numbers where names are alike or missing.
+
+    Example:
+        >>> file_words(["a cat", "up/down"]), file_words(["a?", "a!"])
+        (['a_cat', 'up_down'], ['0', '1'])
+    """
+    words = ["".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in name[:most]) for name in names]
+    if "" in words or len(set(words)) < len(words):
+        return [str(i) for i in range(len(words))]
+    return words
 
 
 def description(batch: FixedBatch, record: Record, target: str, style: Style) -> str:
@@ -76,20 +90,20 @@ def name_target(spec: Any) -> str:
     if isinstance(spec, Tensor):
         return "classes given"
     if isinstance(spec, dict):
-        return ", ".join(f"{name} {options}" for name, options in spec.items())
+        return ", ".join(f"{name} {_options(options)}" for name, options in spec.items())
     return getattr(spec, "__name__", None) or str(spec)
 
 
 def plain_captions(
-    names: Sequence[str], classes: Sequence[int], strength: Float[Tensor, "n 2"], on_map: Float[Tensor, "..."] | None
+    names: Sequence[str], targets: Sequence[str], strength: Float[Tensor, "n 2"], on_map: Float[Tensor, "..."] | None
 ) -> list[Caption]:
-    """A caption for each map outside a run, of its class, -1 for none, its score and its peak."""
+    """A caption for each map outside a run, of its target in words, if it has any, its score and its peak."""
     shares = [nan] * len(names) if on_map is None else on_map.flatten().tolist()
     captions = []
-    for name, class_id, (score, peak), share in zip(names, classes, strength.tolist(), shares, strict=True):
+    for name, target, (score, peak), share in zip(names, targets, strength.tolist(), shares, strict=True):
         line = name
-        if class_id >= 0:
-            line = f"{class_name(class_id, {})} · {name}"
+        if target:
+            line = f"{target} · {name}"
         captions.append(Caption(line, f"score {score:.3g}, peak {peak:.3g}" + on_map_words(", ", share)))
     return captions
 
@@ -102,19 +116,38 @@ def on_map_words(before: str, share: float) -> str:
     return f"{before}on map{percent}"
 
 
+def _options(options: Any) -> Any:
+    """Options in words that are the same in every run: functions by name, tensors by shape."""
+    if not isinstance(options, Mapping):
+        return options
+    words = {}
+    for name, value in options.items():
+        words[name] = value
+        if isinstance(value, Tensor):
+            words[name] = f"tensor {tuple(value.shape)}"
+        elif callable(value):
+            words[name] = getattr(value, "__name__", type(value).__name__)
+    return words
+
+
 def _caption(batch: FixedBatch, record: Record, name: str, position: tuple[int, int], norm: Norm) -> Caption:
-    sample, _ = position
+    sample, target = position
     predictions = record.predictions
     class_id = int(predictions.classes[position])
     predicted = int(predictions.predicted[sample])
     line = name
     if class_id >= 0:
         line = batch.class_name(class_id) + _percent(float(predictions.probability[position]))
+    elif record.target_names:
+        line = f"{record.target_names[target]} {float(record.score[position]):.2f}"
     if predicted >= 0 and predicted != class_id:
         line += f", said {batch.class_name(predicted)}{_percent(float(predictions.predicted_probability[sample]))}"
     under = _strength(record, position, norm)
     if record.on_map is not None:
         under += on_map_words(" · ", float(record.on_map[position]))
+    if record.lost is not None and bool(record.lost[position]):
+        line += ", lost"
+        under = "nothing is where it was pinned"
     if line != name:
         under += f" · {name}"
     return Caption(line, under, predictions.is_right(sample))

@@ -14,7 +14,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from lightning_cam.data.batch import FixedBatch
-from lightning_cam.figures.captions import captions, description, row_names
+from lightning_cam.figures.captions import captions, description, file_words, row_names
 from lightning_cam.figures.cards import Cards
 from lightning_cam.figures.filmstrip import filmstrip
 from lightning_cam.figures.sheet import sheet
@@ -54,7 +54,8 @@ class RecordPages:
     def sheet(self) -> Picture:
         """A card for each sample and target, those of absent targets left out."""
         record = self.record
-        several = record.score.shape[1] > 1 and record.absent is None
+        # a row a sample only where no card is left out, or a column would mix targets
+        several = record.score.shape[1] > 1 and len(record.shown) == record.score.numel()
         words = captions(self.batch, record, self.style.norm)
         target = self.target
         if record.note:
@@ -90,7 +91,8 @@ class RecordPages:
         names = self.batch.names
         targets = self.record.score.shape[1]
         if targets > 1:
-            names = tuple(f"{name}_{i}" for name in names for i in range(targets))
+            words = file_words(self.record.target_names or [""] * targets)
+            names = tuple(f"{name}_{word}" for name in names for word in words)
         pixels = to_host(self._cards.pictures(self._heat))
         return dict(zip([names[i] for i in self.record.shown], pixels, strict=True))
 

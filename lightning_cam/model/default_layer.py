@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_cam.model.head import find_head
-from lightning_cam.model.output import is_detections
+from lightning_cam.model.output import find_queries, is_detections
 from lightning_cam.model.trace import Call, call_title
 from lightning_cam.model.traced_forward import TracedForward, trace_forward
 
@@ -62,8 +62,11 @@ def find_default_layer(
 def _candidates(forward: TracedForward, dimensions: int) -> tuple[list[int], Any]:
     """Positions of maps, and the numbers that tell on which of them the model depends."""
     logits = forward.logits
+    queries = find_queries(logits)
+    if queries is not None:
+        return _of_queries(forward, queries.logits.shape[1]), queries.logits
     if is_detections(logits):
-        return _of_detector(forward)
+        return _of_detector(forward), torch.cat([detections["scores"] for detections in logits])
     if isinstance(logits, Tensor) and logits.ndim == dimensions:
         return _of_dense(forward), logits
     return _of_classifier(forward)
@@ -96,15 +99,40 @@ def _of_dense(forward: TracedForward) -> list[int]:
     return [i for i in coarsest if parts[i] == parts[coarsest[0]]]
 
 
-def _of_detector(forward: TracedForward) -> tuple[list[int], Any]:
+def _of_detector(forward: TracedForward) -> list[int]:
     """Maps of the backbone, the first part of the model that has any, before it hands on several at once as a pyramid."""
     maps = _maps(forward)
     parts = _parts(forward.calls, maps)
-    backbone = [i for i in maps if parts[i] == parts[maps[0]]]
+    return _before_pyramid(forward, [i for i in maps if parts[i] == parts[maps[0]]])
+
+
+def _of_queries(forward: TracedForward, count: int) -> list[int]:
+    """Maps of the backbone, the largest part of the model around its first map in which nothing has a row a query."""
+    calls = forward.calls
+    # such rows may be read as a map, where there are as many as a grid has cells
+    rows = [i for i, call in enumerate(calls) if call.shape and len(call.shape) == 3 and call.shape[1] == count]
+    maps = [i for i in _maps(forward) if i not in rows]
+    if not maps or not rows:
+        return _of_detector(forward)
+    first = calls[maps[0]].name.split(".")
+    depth = max(_shared_levels(first, calls[i].name.split(".")) for i in rows)
+    backbone = [i for i in maps if _shared_levels(first, calls[i].name.split(".")) > depth]
+    return _before_pyramid(forward, backbone)
+
+
+def _shared_levels(first: list[str], second: list[str]) -> int:
+    """How many levels two dotted names have in common, from their beginning on."""
+    count = 0
+    for one, other in zip(first, second, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _before_pyramid(forward: TracedForward, backbone: list[int]) -> list[int]:
     pyramid = min(forward.pyramids, default=len(forward.calls))
-    stages = [i for i in backbone if i < pyramid]
-    scores = torch.cat([detections["scores"] for detections in forward.logits])
-    return stages or backbone, scores
+    return [i for i in backbone if i < pyramid] or backbone
 
 
 def _maps(forward: TracedForward) -> list[int]:

@@ -1,21 +1,41 @@
-"""The logits in whatever a model returns."""
+"""The logits in whatever a model returns. b batch, q query, k class."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 Output = str | int | Callable[[Any], Any] | None
 
 _LOGITS = ("logits", "out", "logits_per_image")
+_QUERY_LOGITS = ("pred_logits", "logits")
 _DETECTION = {"boxes", "scores", "labels"}
+
+
+@dataclass(frozen=True, eq=False)
+class QueryOutput:
+    """What a detector by queries (DETR and its family) gives for each of them.
+
+    Attributes:
+        logits: of the classes; a last one of "no object" where the detector has it.
+        boxes: centre, width and height, (cx, cy, w, h) as shares of the picture, 0 to 1.
+    """
+
+    logits: Float[Tensor, "b q k"]
+    boxes: Float[Tensor, "b q 4"]
+
+    def detach(self) -> "QueryOutput":
+        """The same numbers without their graph."""
+        return QueryOutput(self.logits.detach(), self.boxes.detach())
 
 
 def find_logits(output: Any, key: Output) -> Any:
     """Take the logits out of a model's output: by key, position, attribute or callable; else the output itself.
 
-    Without a key that is a tensor, the ``logits``, ``out`` or ``logits_per_image`` of a dict or object, or a detector's list of
-    detections.
+    Without a key that is a tensor, the ``logits``, ``out`` or ``logits_per_image`` of a dict or object, or what a detector
+    found: a list of detections, or logits and boxes of queries as a ``QueryOutput``.
 
     Raises:
         ValueError: for a key the output does not have, or an output that is no tensor and no key given.
@@ -41,9 +61,31 @@ def is_detections(output: Any) -> bool:
     return all(isinstance(sample, Mapping) and set(sample) >= _DETECTION for sample in output)
 
 
+def is_queries(output: Any) -> bool:
+    """Whether this holds logits [b q k] and boxes [b q 4] of queries."""
+    return find_queries(output) is not None
+
+
+def find_queries(output: Any) -> QueryOutput | None:
+    """The logits and boxes of queries in a dict or object, ``pred_logits`` or ``logits`` beside ``pred_boxes``, or None."""
+    if isinstance(output, QueryOutput):
+        return output
+    boxes = _entry(output, "pred_boxes")
+    for name in _QUERY_LOGITS:
+        logits = _entry(output, name)
+        if not isinstance(logits, Tensor) or not isinstance(boxes, Tensor):
+            continue
+        if logits.ndim == 3 and boxes.shape == (*logits.shape[:2], 4):
+            return QueryOutput(logits, boxes)
+    return None
+
+
 def _obvious_logits(output: Any) -> Any:
     if isinstance(output, Tensor) or is_detections(output):
         return output
+    queries = find_queries(output)
+    if queries is not None:
+        return queries
     for name in _LOGITS:
         value = _entry(output, name)
         if isinstance(value, Tensor):

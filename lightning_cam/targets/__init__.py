@@ -23,6 +23,7 @@ from lightning_cam.targets.scores import value as value
 from lightning_cam.targets.segmentation import segment as segment
 from lightning_cam.targets.target import Choice as Choice
 from lightning_cam.targets.target import Target as Target
+from lightning_cam.targets.text import text as text
 
 names = TARGETS.names
 register = TARGETS.register

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_cam.registry import TARGETS
 from lightning_cam.targets.logits import (
@@ -129,23 +129,29 @@ class TargetList:
             flat.extend(members(target))
         return cls(tuple(flat))
 
+    def prepare(self, model: nn.Module) -> None:
+        """Let those that ask the model for more than its output do so."""
+        for target in self.targets:
+            if hasattr(target, "prepare"):
+                target.prepare(model)
+
     def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
         """Every target's choice."""
         choices = [target.choose(output, label, head) for target in self.targets]
         widths = []
         for target, choice in zip(self.targets, choices, strict=True):
             widths.append(_width(target, output, choice))
-        absent = _side_by_side([choice.absent for choice in choices], widths, 0)
-        if absent is not None:
-            absent = absent.bool()
         return Choice(
             parts=tuple(choices),
             classes=_side_by_side([choice.classes for choice in choices], widths, -1),
-            absent=absent,
+            absent=_side_by_side([choice.absent for choice in choices], widths, False),
             logit=all(choice.logit for choice in choices),
             single=False,
             placed=any(choice.placed for choice in choices),
             note="; ".join(dict.fromkeys(choice.note for choice in choices if choice.note)),
+            lost=_side_by_side([choice.lost for choice in choices], widths, False),
+            probability=_side_by_side([choice.probability for choice in choices], widths, torch.nan),
+            names=_names(choices, widths),
         )
 
     def score(self, output: Any, choice: Choice) -> Float[Tensor, "b t"]:
@@ -183,7 +189,7 @@ def _width(target: Target, output: Any, choice: Choice) -> int:
     return masked_score(target, output, choice).shape[1]
 
 
-def _side_by_side(parts: Sequence[Tensor | None], widths: Sequence[int], missing: int) -> Tensor | None:
+def _side_by_side(parts: Sequence[Tensor | None], widths: Sequence[int], missing: int | float) -> Tensor | None:
     """Columns of every target, those of a target that has none filled up; None where no target has any."""
     known = [part for part in parts if part is not None]
     if not known:
@@ -194,9 +200,18 @@ def _side_by_side(parts: Sequence[Tensor | None], widths: Sequence[int], missing
         column = part
         if column is None:
             column = blank.expand(-1, width)
-        # classes or flags, brought to a type that holds both
-        columns.append(column.long())
+        columns.append(column)
     return torch.cat(columns, 1)
+
+
+def _names(choices: Sequence[Choice], widths: Sequence[int]) -> tuple[str, ...]:
+    """The names of every target, by number where one has none; none where no target has any."""
+    if not any(choice.names for choice in choices):
+        return ()
+    names: list[str] = []
+    for choice, width in zip(choices, widths, strict=True):
+        names.extend(choice.names or [f"target {len(names) + i}" for i in range(width)])
+    return tuple(names)
 
 
 def _refuse_probability(spec: Any) -> None:

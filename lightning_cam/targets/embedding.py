@@ -27,14 +27,14 @@ class FrozenReference:
         self.handed_in = reference is not None
         self.reference: Tensor | None = None
         if reference is not None:
-            self.reference = _storable(torch.as_tensor(reference))
+            self.reference = storable(torch.as_tensor(reference))
         self.__name__ = measure.__name__.strip("_")
 
     def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
         """The reference of each sample; at the first look the embeddings become it."""
-        embedding = _embedding(output)
+        embedding = embeddings(output)
         if self.reference is None:
-            self.reference = _storable(embedding)
+            self.reference = storable(embedding)
         reference = self.reference.to(embedding)
         # a single row serves every sample
         fits = reference.ndim == 1 or len(reference) in (1, len(embedding))
@@ -49,7 +49,7 @@ class FrozenReference:
     def score(self, output: Any, choice: Choice) -> Float[Tensor, "b 1"]:
         """The likeness."""
         (reference,) = choice.parts
-        return self.measure(_embedding(output), reference)[:, None]
+        return self.measure(embeddings(output), reference)[:, None]
 
     def anew(self) -> "FrozenReference":
         """The same target for another run or other samples: a reference handed in stays, one that was frozen does not."""
@@ -64,7 +64,8 @@ class FrozenReference:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the reference of the run that is resumed; one that was handed in stays."""
         if not self.handed_in:
-            self.reference = state["reference"]
+            # a run of another target has none to give
+            self.reference = state.get("reference")
 
 
 @TARGETS.register
@@ -99,12 +100,17 @@ def _projection(e: Float[Tensor, "b e"], r: Float[Tensor, "b e"]) -> Float[Tenso
     return (e * torch.nn.functional.normalize(r, dim=1)).sum(1)
 
 
-def _storable(e: Tensor) -> Tensor:
+def storable(e: Tensor) -> Tensor:
     """A copy that a checkpoint may hold, of single precision or better."""
     return e.detach().to("cpu", torch.promote_types(e.dtype, torch.float32), copy=True)
 
 
-def _embedding(output: Any) -> Float[Tensor, "b e"]:
+def embeddings(output: Any) -> Float[Tensor, "b e"]:
+    """A model's output as embeddings.
+
+    Raises:
+        ValueError: for anything else.
+    """
     if not isinstance(output, Tensor) or output.ndim != 2:
         shape = describe_shape(output)
         raise ValueError(f"Likeness needs embeddings [b e]; the model gave {shape}. Name them with output=...")

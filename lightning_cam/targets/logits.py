@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from lightning_cam.model.output import is_detections
+from lightning_cam.model.output import is_detections, is_queries
 from lightning_cam.targets.target import Choice, with_target_axis
 
 
@@ -67,6 +67,8 @@ def describe_output(output: Any) -> str:
     """A model's output in a word, for error messages."""
     if is_detections(output):
         return "detections"
+    if is_queries(output):
+        return "boxes and logits of queries"
     return describe_shape(output)
 
 
@@ -95,10 +97,15 @@ def out_of_range(class_id: int, k: int) -> str:
 
 
 def _alternative(output: Any) -> str:
-    if is_detections(output):
+    if is_detections(output) or is_queries(output):
         return "Explain a box with target='detection'."
     if not isinstance(output, Tensor):
         return "Pass a callable target (output, label) -> scores [b], or name the logits with output=..."
+    if output.ndim == 3:
+        return (
+            "Explain a class over a region with target='segment'; of a detector that gives logits of queries, "
+            "a box with target='detection' and without output=..."
+        )
     if output.ndim > 2:
         return "Explain a class over a region with target='segment'."
     return "Explain a single logit with target='binary', a regression with target='value'."

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lightning_cam.model.output import is_detections, is_queries
 from lightning_cam.registry import TARGETS
-from lightning_cam.targets.logits import describe_labels, describe_shape
+from lightning_cam.targets.logits import describe_labels, describe_output
 from lightning_cam.targets.target import Choice, Target
 
 Region = Literal["predicted", "label", "everywhere"] | Sequence[int] | Tensor
@@ -124,10 +125,13 @@ def _dense_logits(output: Any) -> Float[Tensor, "b k *m"]:
         logits = output.get("out")
     if isinstance(logits, Tensor) and logits.ndim >= 3:
         return logits
-    shape = describe_shape(output)
+    shape = describe_output(output)
     if isinstance(logits, Tensor):
-        shape = describe_shape(logits)
-    raise ValueError(f"The target 'segment' needs logits of every place, [b k h w]; the model gave {shape}.")
+        shape = describe_output(logits)
+    text = f"The target 'segment' needs logits of every place, [b k h w]; the model gave {shape}."
+    if is_queries(output) or is_detections(output):
+        text += " Explain a box with target='detection'."
+    raise ValueError(text)
 
 
 def _commonest(

@@ -24,6 +24,9 @@ class Choice:
         single: whether one target was asked for, so that results carry no target axis.
         placed: whether a place of the picture was chosen, such as a box, so that it may not be mirrored or cut.
         note: what was chosen for want of what the target asks for, in words to be told once; empty where it had that.
+        lost: where a sample had this target and has it no longer, such as a box that is found no more: absent, and told.
+        probability: of the classes told, where the output alone does not tell it.
+        names: the targets' own names, such as prompts; none where they are of classes.
     """
 
     parts: tuple[Any, ...] = ()
@@ -33,6 +36,9 @@ class Choice:
     single: bool = True
     placed: bool = False
     note: str = ""
+    lost: Bool[Tensor, "b t"] | None = None
+    probability: Float[Tensor, "b t"] | None = None
+    names: tuple[str, ...] = ()
 
     def rows(self, samples: slice, n: int) -> "Choice":
         """The choices for a slice of the batch, or n times those for the sample that the slice holds."""
@@ -41,12 +47,19 @@ class Choice:
             parts=tuple(_rows(part, samples, n) for part in self.parts),
             classes=_rows(self.classes, samples, n),
             absent=_rows(self.absent, samples, n),
+            # told of the unchanged samples only
+            lost=None,
+            probability=None,
         )
 
 
 @runtime_checkable
 class Target(Protocol):
-    """Which number is explained."""
+    """Which number is explained.
+
+    One that asks the model for more than its output, such as a text's embedding, has a method ``prepare(model)`` too, called
+    within every look before the forward, without gradient.
+    """
 
     def choose(self, output: Any, label: Tensor | None, head: Float[Tensor, "k c"] | None) -> Choice:
         """What is explained of these samples.

@@ -84,6 +84,8 @@ def make_record(plan: MapPlan, forward: Forward, predictions: Predictions, momen
         predictions=predictions,
         changed_in_place=plan.fusion is None and forward.outputs[plan.layer].changed_in_place,
         note=scores.choice.note,
+        lost=None if scores.choice.lost is None else scores.choice.lost.cpu(),
+        target_names=scores.choice.names,
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compare import near
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_cam import targets
 from lightning_cam.targets import Choice, Target, find
@@ -66,6 +66,16 @@ FOUND_CHANGED = [  # the pinned box moved and weakened, another stronger; none o
 ]
 
 
+WORDS = normal(2, K, seed=7)
+
+
+def prompts():
+    """Two prompts, encoded."""
+    target = targets.text(prompts=torch.tensor([[1], [2]]), tower=lambda model, tokens: WORDS)
+    target.prepare(nn.Identity())
+    return target
+
+
 @dataclass
 class Case:
     """A target, the outputs, and by hand its score of the changed output for what the unchanged chose."""
@@ -109,6 +119,7 @@ CASES = {
     "segment": Case("segment", summed(PLACES_CHANGED, REGION_CLASS, REGION), PLACES, PLACES_CHANGED),
     "similarity": Case("similarity", (F.normalize(CHANGED, dim=1) * UNIT).sum(1), moves=False),
     "projection": Case("projection", (CHANGED * UNIT).sum(1), moves=False),
+    "text": Case(prompts(), F.cosine_similarity(CHANGED[:, None], WORDS, dim=2), moves=False),
     "detection": Case("detection", torch.tensor([0.2 + 16 / 20, 0.0, 0.1 + 1.0], dtype=torch.float64), FOUND, FOUND_CHANGED),
 }
 # targets with options by which they choose elsewhere
@@ -185,7 +196,7 @@ def test_n_changes_of_a_sample_are_scored_by_its_own_choice(name, sample):
     assert scores.shape == (4, first.score.shape[1])
     assert equal(scores[:1], case.expected.reshape(B, -1)[sample : sample + 1])
     if case.expected.reshape(B, -1)[sample].isfinite().all() and name != "detection":
-        assert not torch.equal(scores[0], scores[1]) or "similarity" in name  # a cosine knows no length
+        assert not torch.equal(scores[0], scores[1]) or name in ("similarity", "text")  # a cosine knows no length
 
 
 # rows of a choice
