@@ -49,10 +49,18 @@ class Recording:
         """The modules that ran by their names."""
         return {call.name: call.module for call in self.calls}
 
-    def in_tower(self, attention: RecordedAttention, last: RecordedAttention) -> bool:
-        """Whether an attention is part of another's tower: one feeds the other, and the scores read it."""
-        early, late = sorted((attention, last), key=self.recorder.attentions.index)
-        return _feeds(early.probability, late.probability) and _feeds(attention.probability, self.scores)
+    def others_of(self, last: RecordedAttention, blocks: list[RecordedAttention]) -> list[RecordedAttention]:
+        """What else belongs to the tower of blocks: the scores read it, and it feeds the last one or is fed by it."""
+        attentions = self.recorder.attentions
+        place = attentions.index(last)
+        related = [a for a in _feeding(attentions[:place], [last.probability]) if a not in blocks]
+        if last not in blocks:
+            related.append(last)
+        later = attentions[place + 1 :]
+        # most often it feeds none of them, which a single backward tells
+        if later and _feeding([last], [a.probability for a in later]):
+            related += [a for a in later if _feeding([last], [a.probability])]
+        return _feeding(related, [self.scores])
 
 
 def find_tower(recording: Recording, image: Sequence[int], layouts: Iterable[Layout]) -> Tower:
@@ -70,9 +78,8 @@ def find_tower(recording: Recording, image: Sequence[int], layouts: Iterable[Lay
     fitting = [a for a in attentions if a.probability.ndim == 4 and len(a.probability) == image[0]]
     refusals = []
     for layout, n in _readings(fitting, image, recording.calls, layouts):
-        over_tokens = [a for a in fitting if a.probability.shape[-1] == n]
         try:
-            return _as_tower(recording, over_tokens, layout)
+            return _as_tower(recording, fitting, layout, n)
         except ValueError as refusal:
             refusals.append(refusal)
     if refusals:
@@ -86,20 +93,23 @@ def find_tower(recording: Recording, image: Sequence[int], layouts: Iterable[Lay
     )
 
 
-def _as_tower(recording: Recording, over_tokens: list[RecordedAttention], layout: Layout) -> Tower:
-    """Attentions of so many keys, as blocks and one pooling behind them."""
+def _as_tower(recording: Recording, fitting: list[RecordedAttention], layout: Layout, n: int) -> Tower:
+    """Of attentions that fit the batch those over n tokens, as blocks and one pooling behind them."""
     attentions = recording.recorder.attentions
+    over_tokens = [attention for attention in fitting if attention.probability.shape[-1] == n]
     blocks = [attention for attention in over_tokens if is_square(attention)]
     last = (blocks or over_tokens)[-1]
-    others = [a for a in attentions if a not in blocks and (a is last or recording.in_tower(a, last))]
+    others = recording.others_of(last, blocks)
+    if not blocks and not others:
+        raise ValueError(_refused([last]))
     if not others:
         pooling = _pooling_over_all(blocks, recording)
         if pooling is None or recording.reads_beside(pooling):
             return Tower(tuple(blocks), None, layout)
         blocks.remove(pooling)
         return Tower(tuple(blocks), Readout(pooling, layout), layout)
-    behind = others[0].probability.ndim == 4 and attentions.index(others[0]) >= attentions.index(last)
-    if len(others) > 1 or not behind or recording.reads_beside(others[0]):
+    behind = attentions.index(others[0]) >= attentions.index(last)
+    if len(others) > 1 or not behind or others[0] not in fitting or recording.reads_beside(others[0]):
         raise ValueError(_refused(others))
     return Tower(tuple(blocks), make_readout(others[0], layout, recording.modules.get(others[0].name)), layout)
 
@@ -139,7 +149,7 @@ def _readings(
     for call in reversed(calls):
         if call.layout is not None and call.layout.prefix is None:
             readings += _of_layout(call.layout, numbers)
-    return readings
+    return list(dict.fromkeys(readings))
 
 
 def _of_layout(layout: Layout, numbers: list[int]) -> list[tuple[Layout, int]]:
@@ -150,12 +160,14 @@ def _of_layout(layout: Layout, numbers: list[int]) -> list[tuple[Layout, int]]:
     return [(replace(layout, batch=0, channel=2, prefix=n - cells), n) for n in numbers if n - cells in (0, 1)]
 
 
-def _feeds(early: Tensor, late: Tensor) -> bool:
-    """Whether one tensor depends on another; so it is taken where the later one has no gradient to tell it."""
-    if not late.requires_grad:
-        return True
-    (gradient,) = torch.autograd.grad(late.sum(), early, retain_graph=True, allow_unused=True)
-    return gradient is not None
+def _feeding(early: list[RecordedAttention], late: list[Tensor]) -> list[RecordedAttention]:
+    """Those of the attentions on which any of the tensors depends; all where they have no gradient to tell."""
+    if not early or not late[0].requires_grad:
+        return early
+    probabilities = [attention.probability for attention in early]
+    sums = [tensor.sum() for tensor in late]
+    gradients = torch.autograd.grad(sums, probabilities, retain_graph=True, allow_unused=True)
+    return [attention for attention, gradient in zip(early, gradients, strict=True) if gradient is not None]
 
 
 def _pooling_over_all(blocks: list[RecordedAttention], recording: Recording) -> RecordedAttention | None:
