@@ -40,7 +40,7 @@ class Attention:
     head_input: Tensor | None
     outputs: Mapping[str, Tensor]
     modules: Mapping[str, nn.Module]
-    rerun: Callable[..., Tensor]
+    rerun: Callable[[], Tensor]
 
     @property
     def blocks(self) -> tuple[RecordedAttention, ...]:
@@ -163,7 +163,8 @@ class Attention:
 
 
 def attend(
-    rerun: Callable[..., Tensor],
+    rerun: Callable[[], Tensor],
+    rescore: Callable[[Tensor], Tensor],
     scores: Float[Tensor, "b t"],
     images: Shaped[Tensor, "b ..."],
     calls: list[Call],
@@ -174,7 +175,8 @@ def attend(
     Nothing of torch is replaced: attention is met where it is called, in this thread and for the duration of the forward.
 
     Args:
-        rerun: runs the model at the same images, or others given as ``image``, recorded from its beginning; gives the scores.
+        rerun: runs the model at the same images, recorded from its beginning, and gives the scores.
+        rescore: runs it at another image in place of the first, without gradient, and gives that one's scores.
         scores: the scores of the look.
         images: the images of the look.
         calls: the calls of the look.
@@ -196,7 +198,7 @@ def attend(
         )
 
     def is_read_beside(attention: RecordedAttention) -> bool:
-        return reads_beside(rerun, images, names, recorder.attentions.index(attention))
+        return reads_beside(rescore, images[:1], names, recorder.attentions.index(attention))
 
     recording = Recording(recorder, recorded_scores, calls, is_read_beside)
     tower = find_tower(recording, images.shape, layouts)

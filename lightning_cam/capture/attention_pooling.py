@@ -73,29 +73,28 @@ def make_readout(attention: RecordedAttention, layout: Layout, module: nn.Module
 
 
 def reads_beside(
-    rerun: Callable[..., Tensor],
-    images: Shaped[Tensor, "b ..."],
+    rescore: Callable[[Tensor], Tensor],
+    image: Shaped[Tensor, "1 ..."],
     names: Mapping[nn.Module, str],
     position: int,
 ) -> bool:
     """Whether the score depends on the image other than through one attention.
 
-    That attention is made to gather nothing, and the model is run at the images and at others: only what leads past it, such
+    That attention is made to gather nothing, and the model is run at an image and at another: only what leads past it, such
     as the residual stream beside a block, can still tell them apart.
 
     Args:
-        rerun: runs the model anew and gives the scores; takes other images as ``image``.
-        images: the images of the look.
+        rescore: runs the model at an image, without gradient, and gives its scores.
+        image: one image of the look.
         names: the modules that may run, with their names.
         position: which of the attentions, in the order in which they run.
     """
     told = []
-    # others whatever they show: turned upside down and scaled, which no normalisation of an input undoes
-    for shown in (images, (1 - 2 * images).to(images.dtype)):
-        recorder = AttentionRecorder(len(images), names, silent=position)
+    # another whatever it shows: turned over and scaled, which no normalisation of an input undoes
+    for shown in (image, (1 - 2 * image).to(image.dtype)):
+        recorder = AttentionRecorder(1, names, silent=position)
         with recorder.running():
-            scores = rerun(image=shown)
-        told.append(scores)
+            told.append(rescore(shown))
         # a head fresh from zeros gives the same score for all, what it is given still tells
         if recorder.head_input is not None:
             told.append(recorder.head_input)

@@ -54,7 +54,8 @@ class AttentionRecorder(TorchFunctionMode):
     Args:
         batch: how many samples the forward has.
         names: the modules that may run, with their names.
-        silent: the position of an attention that is made to gather nothing, to see what is read beside it.
+        silent: the position of an attention that is made to gather nothing, to see what is read beside it; no gradient is
+            recorded then.
 
     Attributes:
         attentions: what was recorded, in the order in which it ran.
@@ -200,9 +201,10 @@ class AttentionRecorder(TorchFunctionMode):
             p = torch.zeros_like(p)
         # The model may be frozen, or run its trunk under a no_grad of its own: from here on gradients are recorded all the
         # same. What the model switched off it restores itself, and who runs the recorder restores the rest.
-        torch.set_grad_enabled(True)
-        if not p.requires_grad:
-            p = p.detach().requires_grad_()
+        if self.silent is None:
+            torch.set_grad_enabled(True)
+            if not p.requires_grad:
+                p = p.detach().requires_grad_()
         merged = p.ndim == 3 and p.shape[0] % self.batch == 0  # batch and heads in one
         if merged:
             p = p.unflatten(0, (self.batch, -1))

@@ -78,12 +78,15 @@ def find_tower(recording: Recording, image: Sequence[int], layouts: Iterable[Lay
     fitting = [a for a in attentions if a.probability.ndim == 4 and len(a.probability) == image[0]]
     refusals = []
     for layout, n in _readings(fitting, image, recording.calls, layouts):
+        over_tokens = [attention for attention in fitting if attention.probability.shape[-1] == n]
+        blocks = [attention for attention in over_tokens if is_square(attention)]
         try:
-            return _as_tower(recording, fitting, layout, n)
+            return _as_tower(recording, blocks, (blocks or over_tokens)[-1], layout)
         except ValueError as refusal:
-            refusals.append(refusal)
+            refusals.append((not blocks, refusal))
     if refusals:
-        raise refusals[0]
+        # what is wrong behind blocks says more than that there are none over so many tokens
+        raise min(refusals, key=lambda pair: pair[0])[1]
     if attentions:
         raise ValueError(_refused(attentions))
     raise ValueError(
@@ -93,12 +96,9 @@ def find_tower(recording: Recording, image: Sequence[int], layouts: Iterable[Lay
     )
 
 
-def _as_tower(recording: Recording, fitting: list[RecordedAttention], layout: Layout, n: int) -> Tower:
-    """Of attentions that fit the batch those over n tokens, as blocks and one pooling behind them."""
+def _as_tower(recording: Recording, blocks: list[RecordedAttention], last: RecordedAttention, layout: Layout) -> Tower:
+    """Blocks, of which the last is given, or without blocks the one that pools, as a tower if nothing else belongs to it."""
     attentions = recording.recorder.attentions
-    over_tokens = [attention for attention in fitting if attention.probability.shape[-1] == n]
-    blocks = [attention for attention in over_tokens if is_square(attention)]
-    last = (blocks or over_tokens)[-1]
     others = recording.others_of(last, blocks)
     if not blocks and not others:
         raise ValueError(_refused([last]))
@@ -109,9 +109,13 @@ def _as_tower(recording: Recording, fitting: list[RecordedAttention], layout: La
         blocks.remove(pooling)
         return Tower(tuple(blocks), Readout(pooling, layout), layout)
     behind = attentions.index(others[0]) >= attentions.index(last)
-    if len(others) > 1 or not behind or others[0] not in fitting or recording.reads_beside(others[0]):
+    if len(others) > 1 or not behind or not _same_batch(others[0], last) or recording.reads_beside(others[0]):
         raise ValueError(_refused(others))
     return Tower(tuple(blocks), make_readout(others[0], layout, recording.modules.get(others[0].name)), layout)
+
+
+def _same_batch(a: RecordedAttention, b: RecordedAttention) -> bool:
+    return a.probability.ndim == b.probability.ndim and len(a.probability) == len(b.probability)
 
 
 def is_square(attention: RecordedAttention) -> bool:

@@ -96,7 +96,11 @@ class Forward:
         """Every block's attention probabilities, of one further forward; run once, when first read."""
         score = self.target_scores.score.detach()
         layouts = [layer.layout for layer in self.outputs.values()]
-        return attend(self.rerun, score, self.images, self.calls, layouts)
+
+        def rescore(image: Tensor) -> Tensor:
+            return self.rescore(next(iter(self.outputs)), slice(1), image=image)
+
+        return attend(self.rerun, rescore, score, self.images, self.calls, layouts)
 
     def gradient(self, layer: str, position: int) -> Tensor | None:
         """The score's gradient by a layer's output; one backward for all layers, stopping at the earliest, once a target.
