@@ -61,13 +61,16 @@ def attention_relevance(seen: Seen) -> Float[Tensor, "b u v"]:
     gradients = attention.gradient(seen.position, probabilities)
     weighted = [attention.exact(g * p.detach()).relu().mean(1) for p, g in zip(probabilities, gradients, strict=True)]
     identity = _identity(attention)
-    relevance = identity
-    for a in weighted[: len(attention.blocks)]:
-        relevance = relevance + _product(a, relevance)
     rows = attention.read_tokens(seen.position)
-    own = relevance - identity
     if attention.readout is None:
-        return attention.to_map(own[:, rows].mean(1))
+        relevance = identity
+        for a in weighted:
+            relevance = relevance + _product(a, relevance)
+        return attention.to_map((relevance - identity)[:, rows].mean(1))
+    # R - I from the first: beside 1 its rounding would be more than its rows' sums where gradients are small
+    own = torch.zeros_like(identity)
+    for a in weighted[:-1]:
+        own = own + a + _product(a, own)
     total = own.sum(2, keepdim=True)
     shares = identity + own / total.where(total > 0, 1)
     return attention.to_map(_carried(weighted[-1][:, rows].mean(1), shares, attention))

@@ -160,6 +160,15 @@ def test_lower_precision_stays_near(method, dtype, tolerance):
     close(low.double(), exact, tolerance)
 
 
+def test_relevance_of_small_gradients_is_not_lost_beside_one():
+    net, x = Pooled(prefix=1), photos().float().double()
+    for parameter in net.parameters():
+        parameter.data = parameter.data.float().double()
+    net.head.weight.data.mul_(2.0**-30)
+    exact = heat(net, x, "attention_relevance")
+    close(heat(net.float(), x.float(), "attention_relevance").double(), exact, 1e-4)
+
+
 @pytest.mark.parametrize("method", REFERENCES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_under_autocast_it_stays_near(method, dtype):
