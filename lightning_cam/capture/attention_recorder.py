@@ -3,6 +3,7 @@
 b batch, h heads, n tokens, q k tokens that attend and are attended to, d channels of a head.
 """
 
+import inspect
 import math
 import types
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+_MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,8 @@ class AttentionRecorder(TorchFunctionMode):
     Args:
         batch: how many samples the forward has.
         names: the modules that may run, with their names.
+        silent: the position of an attention that is made to gather nothing, to see what is read beside it; no gradient is
+            recorded then.
 
     Attributes:
         attentions: what was recorded, in the order in which it ran.
@@ -59,10 +63,11 @@ class AttentionRecorder(TorchFunctionMode):
         head_input: what the last linear layer was given.
     """
 
-    def __init__(self, batch: int, names: Mapping[nn.Module, str]) -> None:
+    def __init__(self, batch: int, names: Mapping[nn.Module, str], silent: int | None = None) -> None:
         super().__init__()
         self.batch = batch
         self.names = names
+        self.silent = silent
         self.attentions: list[RecordedAttention] = []
         self.outputs: dict[str, Tensor] = {}
         self.head_input: Tensor | None = None
@@ -77,7 +82,7 @@ class AttentionRecorder(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             return self._written_out(*args, **kwargs)
         if func is F.multi_head_attention_forward:
-            return self._patched_multi_head(*args, **kwargs)
+            return self._multi_head(*args, **kwargs)
         if func is F.linear:
             self.head_input = args[0] if args else kwargs["input"]
         if func in _SOFTMAX:
@@ -111,6 +116,23 @@ class AttentionRecorder(TorchFunctionMode):
             "scaled_dot_product_attention": self._written_out,
         }
         return types.FunctionType(original.__code__, patched_globals, original.__name__, original.__defaults__)
+
+    def _multi_head(self, *args: Any, **kwargs: Any) -> Any:
+        """Torch's ``multi_head_attention_forward``, which where weights are asked for keeps queries, keys and values to itself.
+
+        So it is asked for none, and those recorded are returned in their place.
+        """
+        call = _MULTI_HEAD.bind(*args, **kwargs)
+        call.apply_defaults()
+        wanted = call.arguments["need_weights"] and call.arguments["query"].ndim == 3 and self._running_modules
+        if not wanted:
+            return self._patched_multi_head(*args, **kwargs)
+        call.arguments["need_weights"] = False
+        output, _ = self._patched_multi_head(*call.args, **call.kwargs)
+        weights = self.attentions[-1].probability
+        if call.arguments["average_attn_weights"]:
+            weights = weights.mean(1)
+        return output, weights.to(output.dtype)
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         if module in self.names:
@@ -175,11 +197,14 @@ class AttentionRecorder(TorchFunctionMode):
         """
         if p.ndim < 3 or not self._running_modules:
             return p
+        if len(self.attentions) == self.silent:
+            p = torch.zeros_like(p)
         # The model may be frozen, or run its trunk under a no_grad of its own: from here on gradients are recorded all the
         # same. What the model switched off it restores itself, and who runs the recorder restores the rest.
-        torch.set_grad_enabled(True)
-        if not p.requires_grad:
-            p = p.detach().requires_grad_()
+        if self.silent is None:
+            torch.set_grad_enabled(True)
+            if not p.requires_grad:
+                p = p.detach().requires_grad_()
         merged = p.ndim == 3 and p.shape[0] % self.batch == 0  # batch and heads in one
         if merged:
             p = p.unflatten(0, (self.batch, -1))

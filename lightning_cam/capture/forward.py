@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from lightning_cam.capture.attention import Attention, attend
+from lightning_cam.capture.attention_pooling import Runs
 from lightning_cam.capture.gradient import derivative
 from lightning_cam.capture.hooks import LayerOutput, Replacement
 from lightning_cam.model.output import is_detections, is_queries
@@ -110,7 +111,12 @@ class Forward:
         """Every block's attention probabilities, of one further forward; run once, when first read."""
         score = self.target_scores.score.detach()
         layouts = [layer.layout for layer in self.outputs.values()]
-        return attend(self.rerun, score, self.shape, self.calls, layouts)
+
+        def rescore(image: Tensor) -> Tensor:
+            return self.rescore(next(iter(self.outputs)), slice(1), image=image)
+
+        runs = Runs(self.rerun, rescore, self.images[:1])
+        return attend(runs, score, self.shape, self.calls, layouts)
 
     def gradient(self, layer: str, position: int) -> Tensor | None:
         """The score's gradient by a layer's output; one backward for all layers, stopping at the earliest, once a target.

@@ -105,7 +105,9 @@ class Seen:
 
     @property
     def attention(self) -> Attention:
-        """Every block's attention probabilities, [b heads n n], connected to the scores; a forward runs at first reading.
+        """Every block's attention probabilities, [b heads n n], and those of a pooling behind them, [b heads q n].
+
+        They are connected to the scores; a forward runs at first reading.
 
         Raises:
             ValueError: if the model has no attention over all tokens of the image, or hides it.
@@ -206,7 +208,7 @@ class Seen:
         """The last layer whose tokens attention still mixes, where attention is seen; else in general words."""
         general = "a layer before the last attention, such as the last block's first norm"
         try:
-            attention = self.attention.blocks[-1].name
+            attention = self.attention.last.name
         except (ValueError, RuntimeError):
             return general
         calls = self.forward.calls

@@ -115,17 +115,22 @@ def test_training_is_bit_identical_with_every_parameter_frozen(tmp_path):
     assert differences(*runs) == []
 
 
-def test_training_is_bit_identical_with_attention_written_out(tmp_path):
+@pytest.mark.parametrize("pooled", [False, True])
+def test_training_is_bit_identical_with_attention_written_out(tmp_path, pooled):
     class Attentive(Net):
         def __init__(self):
             super().__init__()
             self.patch, self.token = nn.Conv2d(3, 8, 2, 2), nn.Parameter(torch.randn(1, 1, 8))
             block = nn.TransformerEncoderLayer(8, 2, 16, 0.2, batch_first=True)
             self.blocks, self.classifier = nn.TransformerEncoder(block, 2, enable_nested_tensor=False), nn.Linear(8, 3)
+            self.pool = nn.MultiheadAttention(8, 2, 0.2, batch_first=True)
 
         def forward(self, x):
-            tokens = torch.cat([self.token.expand(len(x), -1, -1), self.patch(x).flatten(2).mT], 1)
-            return self.classifier(self.blocks(tokens)[:, 0])
+            token = self.token.expand(len(x), -1, -1)
+            tokens = self.blocks(torch.cat([token, self.patch(x).flatten(2).mT], 1))
+            if pooled:
+                tokens, _ = self.pool(token, tokens, tokens)
+            return self.classifier(tokens[:, 0])
 
     train, val = functools.partial(loader, 24, shuffle=True, size=4), functools.partial(loader, 12)
     watching = cam(layer=None, method=[*OF_TRANSFORMERS, "grad_cam"], on_error="raise")

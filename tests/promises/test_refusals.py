@@ -89,9 +89,28 @@ def windowed():
     return net, torch.rand(2, 3, 64, 64), r"'features.1.0.attn' is within windows.*\(32, 2, 16, 16\).*\[b heads n n\].*grad_cam"
 
 
+class Beside(nn.Module):
+    """Puts the mean over the tokens beside what was pooled of them."""
+
+    def __init__(self, net):
+        super().__init__()
+        net.norm.register_forward_hook(self.keep)
+
+    def keep(self, module, args, tokens):
+        self.tokens = tokens
+
+    def forward(self, pooled):
+        return pooled + self.tokens.mean(1)
+
+
 def cross():
     net = timm_vit(global_pool="map", class_token=False)
-    return net, torch.rand(2, 3, 32, 32), r"'attn_pool' is from some tokens to others.*\(2, 3, 1, 4\).*grad_cam"
+    net.fc_norm = Beside(net)
+    return (
+        net,
+        torch.rand(2, 3, 32, 32),
+        r"'attn_pool' is from some tokens to others.*\(2, 3, 1, 4\).*Write method=\"grad_cam\"",
+    )
 
 
 @pytest.mark.parametrize("method", ATTENTION)
@@ -104,23 +123,28 @@ def test_attention_that_cannot_be_read_is_refused_and_grad_cam_still_works(case,
 
 
 def test_grad_eclip_needs_one_token_and_its_queries():
-    with pytest.raises(ValueError, match=r"the score reads 6. Use attention_relevance"):
+    with pytest.raises(ValueError, match=r'the score reads 6. Write method="attention_relevance"'):
         explain(ViT(prefix=0, pool="mean"), photos(), method="grad_eclip")
+    assert explain(ViT(prefix=0, pool="mean"), photos(), method="attention_relevance").heat.any()
     with pytest.raises(ValueError, match=r"written out by hand, as in 'blocks.2.attn'.*fused_attn=True.*attention_relevance"):
         explain(ViT(how="written"), photos(), method="grad_eclip")
+    assert explain(ViT(how="written"), photos(), method="attention_relevance").heat.any()
 
 
 def test_le_grad_needs_a_block_for_each_attention():
     net = ViT()
     net.blocks = nn.Sequential(net.blocks[0], net.blocks[0])
-    with pytest.raises(ValueError, match=r"le_grad.*'blocks.0.attn' is in no block of its own.*attention_relevance"):
+    with pytest.raises(
+        ValueError, match=r"le_grad.*'blocks.0.attn' is in no block of its own.*Write method=\"attention_relevance\""
+    ):
         explain(net, photos(), method="le_grad")
     assert explain(net, photos(), method="attention_relevance").heat.any()
 
 
 def test_a_detached_score_and_a_random_model_are_told():
-    with pytest.raises(ValueError, match="detached"):
-        explain(ViT(), photos(), method="attention_relevance", target=lambda logits, label: logits[:, 0].detach())
+    for method in ("attention_relevance", "le_grad", "grad_eclip"):
+        with pytest.raises(ValueError, match=r'detached. Write method="attention_rollout"'):
+            explain(ViT(), photos(), method=method, target=lambda logits, label: logits[:, 0].detach())
 
     class Noisy(ViT):
         def forward(self, x):
