@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from lightning_cam.capture.attention import Attention, attend
+from lightning_cam.capture.balance.balanced import balance
 from lightning_cam.capture.gradient import derivative
 from lightning_cam.capture.hooks import LayerOutput, Replacement
 from lightning_cam.model.output import is_detections
@@ -97,6 +98,12 @@ class Forward:
         score = self.target_scores.score.detach()
         layouts = [layer.layout for layer in self.outputs.values()]
         return attend(self.rerun, score, self.images.shape, self.calls, layouts)
+
+    @cached_property
+    def balanced(self) -> "Forward":
+        """The same look with a balanced backward, of one further forward; run once, when first read."""
+        forward: Forward = balance(self)
+        return forward
 
     def gradient(self, layer: str, position: int) -> Tensor | None:
         """The score's gradient by a layer's output; one backward for all layers, stopping at the earliest, once a target.

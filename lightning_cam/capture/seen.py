@@ -4,7 +4,7 @@ b batch, t targets, c channels, m map (u v for pictures), s sides of the image, 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -101,6 +101,15 @@ class Seen:
             ValueError: if the model has no attention over all tokens of the image, or hides it.
         """
         return self.forward.attention
+
+    @property
+    def balanced(self) -> "Seen":
+        """The same look with LibraGrad's backward; a forward runs at first reading.
+
+        Raises:
+            ValueError: if the score depends on the layers only by what is held constant.
+        """
+        return replace(self, forward=self.forward.balanced)
 
     @property
     def regions(self) -> Mapping[str, Bool[Tensor, "b *s"]]:
