@@ -107,7 +107,8 @@ class Seen:
         """The same look with LibraGrad's backward; a forward runs at first reading.
 
         Raises:
-            ValueError: if the score depends on the layers only by what is held constant.
+            ValueError: if part of the model would be run anew in the backward; a function without a rule is refused by the
+                backward that meets it.
         """
         return replace(self, forward=self.forward.balanced)
 

@@ -33,8 +33,8 @@ def libra(method: Method) -> Method:
         method: what reads the gradient.
 
     Raises:
-        ValueError: for what no rule is known for, named with its module; for gradient checkpointing; or where the score
-            depends on the layer by nothing that is not held constant.
+        ValueError: for a function without a rule, named with its module, for a method that reads attention, and for gradient
+            checkpointing.
 
     Example:
         >>> from lightning_cam import explain

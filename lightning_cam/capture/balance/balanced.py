@@ -48,8 +48,8 @@ def balance(forward: Any) -> Any:
         forward: a Forward, whose file imports this one.
 
     Raises:
-        ValueError: if the score depends on the layers only by what is held constant; a function without rule is refused by
-            the backward that meets it.
+        ValueError: if attention is recorded meanwhile, or part of the model would be run anew in the backward. A function
+            without a rule is refused by the backward that meets it.
         RuntimeError: if the model did not give the same scores as before.
     """
     scores = forward.target_scores
@@ -78,11 +78,5 @@ def balance(forward: Any) -> Any:
         raise RuntimeError(
             "The model gave other scores in a second forward of the same images, so its balanced gradient would not explain "
             "the first: a random step in evaluation mode."
-        )
-    if scores.score.requires_grad and not score.requires_grad:
-        raise ValueError(
-            f"The score depends on {', '.join(forward.outputs)} only by attention, gates or the scale of a norm, which libra "
-            "holds constant, so nothing reaches the layer. Name a layer before it, or use the method without libra, such as "
-            'method="grad_cam".'
         )
     return balanced

@@ -3,19 +3,23 @@
 import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
-from lightning_cam.capture.balance.operation import Operation, Taint, forbid, is_marked, mark, strongest, taint_of
+from lightning_cam.capture.balance.operation import Operation, Taint, forbid, is_marked, mark, strongest, taint_of, tensors_in
 from lightning_cam.capture.balance.rules import apply_rule, is_linear
 
 _OPERATORS = {"radd": "add", "rmul": "mul", "iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "truediv", "ipow": "pow"}
 _IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ipow", "setitem")
+# attributes that are tensors, and what else is none of a forward's functions: other attributes, and setting them
+_VIEWS = ("T", "mT", "H", "mH", "real", "imag")
+_ASIDE = ("get", "set")
 # functions of Python ask by these whether a mode is to be told, and would be handed back to it for ever
 _ASKING = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 _RECOMPUTED = (
@@ -67,8 +71,11 @@ class BalancingMode(TorchFunctionMode):
         """Run a function of torch by its rule; torch itself switches the mode off until this returns."""
         kwargs = kwargs or {}
         name, in_place = _name_of(func)
-        differentiable = _differentiable((args, kwargs))
-        if not differentiable or name == "set":
+        # what a result can be differentiated by
+        differentiable = []
+        if torch.is_grad_enabled():
+            differentiable = [tensor for tensor in tensors_in((args, kwargs)) if tensor.requires_grad]
+        if not differentiable or name in _ASIDE:
             return func(*args, **kwargs)
         sources = [tensor for tensor in differentiable if not isinstance(tensor, nn.Parameter)]
         if not sources:
@@ -79,29 +86,14 @@ class BalancingMode(TorchFunctionMode):
             self._check_met(source)
         if isinstance(func, types.FunctionType) and not is_linear(name) and func not in self._open_functions:
             return self._meet_within(func, args, kwargs)
-        if not in_place:
-            return apply_rule(self._operation(func, name, args, kwargs))
-        return self._changed_in_place(func, name, args, kwargs)
-
-    def _operation(self, func: Any, name: str, args: Any, kwargs: Any) -> Operation:
-        sources = [tensor for tensor in _differentiable((args, kwargs)) if not isinstance(tensor, nn.Parameter)]
-        # a taint is asked for now: what is changed in place forgets its own
-        return Operation(func, name, args, kwargs, sources, self._module, strongest(map(taint_of, sources)))
-
-    def _changed_in_place(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-        changed = args[0]
-        operation = self._operation(func, name, args, kwargs)
-        if is_linear(name):
-            result = operation.function(*args, **kwargs)
-            mark(changed, operation.taint)
-            return result
-        # on a copy, whose values come back: what is changed may be part of another tensor, or needed as it was
-        copy = changed.clone()
-        mark(copy, taint_of(changed))
-        result = apply_rule(self._operation(_out_of_place(func), name, (copy, *args[1:]), kwargs))
-        changed.copy_(result)
-        mark(changed, taint_of(result))
-        return changed
+        # the taint is asked for now: what is changed in place forgets its own
+        operation = Operation(func, name, args, kwargs, sources, self._module, strongest(sources))
+        if in_place and not is_linear(name):
+            return _apply_on_copy(operation)
+        result = apply_rule(operation)
+        if in_place:
+            mark(args[0], operation.taint)
+        return result
 
     def _meet_within(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run a function of Python whose own calls are met, one by one.
@@ -121,19 +113,19 @@ class BalancingMode(TorchFunctionMode):
 
     def _check_met(self, tensor: Tensor) -> None:
         """Forbid what was made where no mode can see: by compiled code, or by a function with a backward of its own."""
-        node = tensor.grad_fn
-        if node is None or is_marked(tensor) or node._sequence_nr() < self._first_node:
+        node: Any = tensor.grad_fn
+        if node is None or is_marked(node) or node._sequence_nr() < self._first_node:
             return
         # a change in place gives a new node to all that share the memory; what was done is in the graph all the same
-        if tensor._version and (tensor._is_view() or node.name() == "CopySlices"):
+        if tensor._version and (tensor._is_view() or node.name().endswith("CopySlices")):
             return
         forbid(tensor, Taint(node.name(), self._module, gate=False))
 
     @property
     def _module(self) -> str:
-        if self._running_modules:
-            return self._running_modules[-1]
-        return "the target"
+        if not self._running_modules:
+            return "the target"
+        return self._running_modules[-1] or "the model"
 
     def _enter(self, module: nn.Module, args: Any) -> None:
         if module in self._names:
@@ -144,23 +136,33 @@ class BalancingMode(TorchFunctionMode):
             self._running_modules.pop()
 
 
-def _differentiable(arguments: Any) -> list[Tensor]:
-    """The tensors among the arguments of a function that its result can be differentiated by."""
-    if not torch.is_grad_enabled():
-        return []
-    return [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor) and leaf.requires_grad]
+def _apply_on_copy(operation: Operation) -> Tensor:
+    """Apply the rule of a function that changes its first argument, and write into that what comes out.
 
-
-def _out_of_place(func: Any) -> Any:
-    """The same function, which leaves its first argument as it is."""
-    return lambda first, *args, **kwargs: func(first.clone(), *args, **kwargs)
+    What is changed may be part of another tensor, or needed as it was.
+    """
+    changed: Tensor = operation.args[0]
+    copy = changed.clone()
+    mark(copy, taint_of(changed))
+    result = apply_rule(
+        replace(
+            operation,
+            function=lambda first, *args, **kwargs: operation.function(first.clone(), *args, **kwargs),
+            args=[copy if argument is changed else argument for argument in operation.args],
+            sources=[copy if source is changed else source for source in operation.sources],
+        )
+    )
+    changed.copy_(result)
+    mark(changed, taint_of(result))
+    return changed
 
 
 def _name_of(func: Any) -> tuple[str, bool]:
     """One name for a function, its method and its operator, and whether it changes its first argument."""
     name = getattr(func, "__name__", str(func))
     if name == "__get__":
-        return func.__self__.__name__, False
+        name = func.__self__.__name__
+        return (name if name in _VIEWS else "get"), False
     bare = name.strip("_")
     if name.startswith("__"):
         return _OPERATORS.get(bare, bare), bare in _IN_PLACE

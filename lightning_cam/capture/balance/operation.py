@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 _KEY = "lightning_cam.taint"
 
@@ -91,24 +91,44 @@ def replaced(linear: Tensor, value: Tensor) -> Tensor:
 
 def taint_of(tensor: Tensor) -> Taint | None:
     """Why a tensor is not linear; None where it is."""
-    taint: Taint | None = _notes(tensor).get(_KEY)
+    node: Any = tensor.grad_fn
+    if node is None:
+        return None
+    taint: Taint | None = node.metadata.get(_KEY)
     return taint
 
 
-def strongest(taints: Iterable[Taint | None]) -> Taint | None:
-    """Of several taints one that is no gate."""
-    return min((taint for taint in taints if taint), key=lambda taint: taint.gate, default=None)
-
-
-def is_marked(tensor: Tensor) -> bool:
-    """Whether the graph tells how a tensor was made; a leaf was not made."""
-    return tensor.grad_fn is None or _KEY in _notes(tensor)
+def strongest(tensors: Iterable[Tensor]) -> Taint | None:
+    """The taint of tensors; of several one that is no gate."""
+    taints = [taint for taint in map(taint_of, tensors) if taint]
+    return min(taints, key=lambda taint: taint.gate, default=None)
 
 
 def mark(result: Any, taint: Taint | None) -> None:
     """Write into the graph why tensors are not linear, or that they are, where nothing is written yet."""
-    for tensor in _unmarked(result):
-        _notes(tensor)[_KEY] = taint
+    for node in nodes_of(result):
+        node.metadata.setdefault(_KEY, taint)
+
+
+def is_marked(node: Any) -> bool:
+    """Whether a node of the graph tells how it was made."""
+    return _KEY in node.metadata
+
+
+def nodes_of(result: Any) -> list[Any]:
+    """The nodes of the graph that made a function's results."""
+    return [tensor.grad_fn for tensor in tensors_in(result) if tensor.grad_fn is not None]
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors among a function's arguments, or its results."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    return []
 
 
 def forbid(result: Any, taint: Taint) -> None:
@@ -127,20 +147,7 @@ def forbid(result: Any, taint: Taint) -> None:
                 'logit, target="predicted".'
             )
 
-    for tensor in _unmarked(result):
-        node: Any = tensor.grad_fn
-        node.register_prehook(refuse)
+    for node in nodes_of(result):
+        if not is_marked(node):
+            node.register_prehook(refuse)
     mark(result, taint)
-
-
-def _unmarked(result: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and not is_marked(leaf)]
-
-
-def _notes(tensor: Tensor) -> dict[str, Any]:
-    """What may be written at the node of the graph that made a tensor, and lives as long as the node does."""
-    node: Any = tensor.grad_fn
-    if node is None:
-        return {}
-    notes: dict[str, Any] = node.metadata
-    return notes
