@@ -184,7 +184,7 @@ ENGINE = [
     Mutation("a projection under LoRA not told", "model/attention_parts.py", "recorded = bool(self.calls) and self.calls[-1].module is module", "recorded = bool(self.calls)", "model/test_wrapped.py"),
     Mutation("parameters that a forward replaces stay replaced", "no_trace.py", "            _restore_parameters(parameters)\n", "", "model/test_peft.py -k come_back or bit_identical"),
     Mutation("pooling by attention: what is read beside it", "capture/attention_tower.py", "not _same_batch(others[0], last) or recording.reads_beside(others[0])", "not _same_batch(others[0], last)", "capture/test_readout.py -k refused"),
-    Mutation("pooling by attention: the same images twice", "capture/attention_pooling.py", "(1 - 2 * image).to(image.dtype)", "image", "capture/test_readout.py -k refused"),
+    Mutation("pooling by attention: the same images twice", "capture/attention_pooling.py", "(1 - 2 * runs.first).to(runs.first.dtype)", "runs.first", "capture/test_readout.py -k refused"),
     Mutation("pooling by attention: one the score does not read", "capture/attention_tower.py", "return _feeding(related, [self.scores])", "return related", "capture/test_readout.py -k left_aside"),
     Mutation("pooling by attention: a first block taken for one", "capture/attention_tower.py", "    if len(blocks) == 1:\n", "    if False:\n", "methods/test_attention_pooling.py -k single_block"),
     Mutation("pooling by attention: keys before the patches at their end", "capture/attention_pooling.py", "F.pad(keys, (_prefix(layout) - _prefix(self.layout), 0))", "F.pad(keys, (0, _prefix(layout) - _prefix(self.layout)))", "methods/test_attention_pooling.py -k rollout"),

@@ -189,7 +189,7 @@ def attend(
     recorder = AttentionRecorder(shape[0], names)
     with recorder.running():
         recorded_scores = runs.rerun()
-    if not _near(recorded_scores, scores):
+    if not near_scores(recorded_scores, scores):
         raise RuntimeError(
             "The model gave other scores in a second forward of the same images, so its attention would not explain the "
             "first: a random step in evaluation mode, or an attention that torch's own formula does not describe."
@@ -220,7 +220,7 @@ def _gradient(number: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(x) if g is None else g / scale for x, g in zip(tensors, gradients, strict=True)]
 
 
-def _near(recorded: Tensor, scores: Tensor) -> bool:
+def near_scores(recorded: Tensor, scores: Tensor) -> bool:
     """Whether scores are the same but for the rounding of attention written out."""
     tolerance = 0.05 if scores.dtype in (torch.float16, torch.bfloat16) else 1e-4
     largest = float(scores.abs().nan_to_num(0).amax().clamp(min=1))

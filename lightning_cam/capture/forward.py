@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_cam.capture.attention import Attention, attend
 from lightning_cam.capture.attention_pooling import Runs
+from lightning_cam.capture.balance.balanced import balance
 from lightning_cam.capture.gradient import derivative
 from lightning_cam.capture.hooks import LayerOutput, Replacement
 from lightning_cam.model.output import is_detections, is_queries
@@ -117,6 +118,12 @@ class Forward:
 
         runs = Runs(self.rerun, rescore, self.images[:1])
         return attend(runs, score, self.shape, self.calls, layouts)
+
+    @cached_property
+    def balanced(self) -> "Forward":
+        """The same look with a balanced backward, of one further forward; run once, when first read."""
+        forward: Forward = balance(self)
+        return forward
 
     def gradient(self, layer: str, position: int) -> Tensor | None:
         """The score's gradient by a layer's output; one backward for all layers, stopping at the earliest, once a target.

@@ -4,7 +4,7 @@ b batch, t targets, c channels, m map (u v for pictures), p tokens before it, s 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -113,6 +113,16 @@ class Seen:
             ValueError: if the model has no attention over all tokens of the image, or hides it.
         """
         return self.forward.attention
+
+    @property
+    def balanced(self) -> "Seen":
+        """The same look with LibraGrad's backward; a forward runs at first reading.
+
+        Raises:
+            ValueError: if part of the model would be run anew in the backward; a function without a rule is refused by the
+                backward that meets it.
+        """
+        return replace(self, forward=self.forward.balanced)
 
     @property
     def regions(self) -> Mapping[str, Bool[Tensor, "b *s"]]:

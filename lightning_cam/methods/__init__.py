@@ -22,6 +22,7 @@ from lightning_cam.methods.gradient import hires_cam as hires_cam
 from lightning_cam.methods.gradient import layer_cam as layer_cam
 from lightning_cam.methods.gradient import shapley_cam as shapley_cam
 from lightning_cam.methods.gradient import x_grad_cam as x_grad_cam
+from lightning_cam.methods.libra import libra as libra
 from lightning_cam.methods.path import integrated_grad_cam as integrated_grad_cam
 from lightning_cam.methods.path import integrated_gradients as integrated_gradients
 from lightning_cam.methods.perturbation import ablation_cam as ablation_cam
