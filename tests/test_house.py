@@ -23,7 +23,7 @@ ARROWS = {
     "training": {"capture", "concepts", "data", "figures", "methods", "metrics", "render", "sinks"},
     "watcher": {"capture", "concepts", "data", "figures", "methods", "metrics", "model", "render", "targets", "training"},
     "callback": {"watcher", "data", "model", "render", "training"},
-    "cli": {"capture", "data", "explain", "figures", "methods", "model", "render"},
+    "cli": {"capture", "data", "explain", "explanation", "figures", "methods", "model", "render"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
