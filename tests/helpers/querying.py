@@ -12,7 +12,7 @@ class QueryNet(nn.Module):
         torch.manual_seed(seed)
         self.backbone = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 6, 3, 2, 1), nn.ReLU())
         self.transformer = nn.Module()
-        self.transformer.decoder = nn.Linear(6, 6)
+        self.transformer.decoder = nn.Sequential(nn.Linear(6, 6))
         self.queries = nn.Parameter(3 * torch.randn(queries, 6))
         self.class_embed = nn.Linear(6, k)
         self.bbox_embed = nn.Linear(6, 4)
