@@ -23,6 +23,7 @@ from lightning_cam.render.style import Style
 from lightning_cam.targets import state
 from lightning_cam.targets.adapters import find
 from lightning_cam.training.concept_tracker import ConceptTracker
+from lightning_cam.training.fingerprints import Fingerprints
 from lightning_cam.training.history import History
 from lightning_cam.training.notices import Notices, warn_of_clipping
 from lightning_cam.training.publisher import Publisher
@@ -112,6 +113,7 @@ class Watcher:
         self.history: dict[str, History] = {}
         self.target = state.anew(self.target)
         self.concepts.load_state_dict({})
+        self.fingerprints = Fingerprints()
         self.looked = False
         self.release()
 
@@ -124,16 +126,14 @@ class Watcher:
     def state_dict(self) -> dict[str, Any]:
         """The maps of the run so far, and what targets and concepts keep: plain values and CPU tensors."""
         states: dict[str, Any] = {tag: history.state_dict() for tag, history in self.history.items()}
-        states |= state.state(self.target)
-        if self.concepts.count:
-            states["concepts"] = self.concepts.state_dict()
-        return states
+        return states | state.state(self.target) | self.concepts.state_dict() | self.fingerprints.state_dict()
 
     def load_state_dict(self, states: Mapping[str, Any]) -> None:
         """Take up the run that a checkpoint holds."""
         self.history = {tag: History.of(maps) for tag, maps in states.items() if "/" in tag}
         state.load(self.target, states)
-        self.concepts.load_state_dict(states.get("concepts", {}))
+        self.concepts.load_state_dict(states)
+        self.fingerprints = Fingerprints.of(states)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "target": None}  # what a target's name stands for cannot always be pickled
@@ -173,12 +173,12 @@ class Watcher:
 
     def compute(self, moment: Moment) -> LookResult:
         """The first half: when it returns, every hook is out and every state put back."""
-        batch = self._fixed_batch()
+        batch = self._fixed_batch(moment.fitting)
         target, histories = self.target, self.history
         # validate and test look at what may be other samples, and must not move what the run is compared with
         if not moment.fitting:
             target, histories = state.anew(self.target), {}
-        with no_trace(self._owner), self._open_session(batch) as session:
+        with no_trace(self.owner or self._model), self._open_session(batch) as session:
             self._remember(session)
             forward = session.forward(batch.images, target, batch.labels, batch.regions)
             plans = map_plans(self.layer_names, self.methods, self.fusion)
@@ -199,13 +199,7 @@ class Watcher:
 
     def attempt(self, what: str, function: Callable[..., T], *args: Any) -> T | None:
         """What the function gives, or None and a warning where it failed; at the first look an error is let out."""
-        try:
-            return function(*args)
-        except Exception as error:
-            if not self.looked or self.notices.on_error == "raise":
-                raise
-            self.notices.failed(f"{what} failed and is left out", error)
-            return None
+        return self.notices.attempt(not self.looked, what, function, *args)
 
     # what a look needs
 
@@ -215,16 +209,16 @@ class Watcher:
             raise ValueError("Watcher(model=None) has nothing to look at: give it the model.")
         return self.model
 
-    @property
-    def _owner(self) -> nn.Module:
-        return self.owner or self._model
-
-    def _fixed_batch(self) -> FixedBatch:
+    def _fixed_batch(self, fitting: bool) -> FixedBatch:
         if self.batch is None:
-            with no_trace(self._owner):  # hooks of a batch's way to the device may ask whether the model is training
+            with no_trace(
+                self.owner or self._model
+            ):  # hooks of a batch's way to the device may ask whether the model is training
                 self.batch = self.load() if self.load else load_plain_batch(self._model, self.data, self.batch_options)
             self.call = ModelCall(self.forward, self.batch.inputs, self.batch.picture)
             warn_of_clipping(self.batch, self.style, self.notices)
+            if fitting:
+                self.fingerprints.follow(self.batch.images, self.notices)
         return self.batch
 
     def _open_session(self, batch: FixedBatch) -> AbstractContextManager[Session]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from lightning_cam.data.selection import ChosenLoader
+
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback as Callback
 else:
@@ -44,12 +46,29 @@ def stage_loaders(trainer: Any) -> tuple[Any, str]:
     """The loaders whose samples are watched, and the name of their stage; validation's, unless there is none."""
     if trainer.testing:
         return trainer.test_dataloaders, "test"
-    if trainer.state.fn.name != "VALIDATING" and not trainer.enable_validation:
+    if trainer.state.fn.name == "VALIDATING":
+        # trainer.val_dataloaders are those of an earlier fit
+        return trainer.validate_loop._combined_loader.iterables, "validation"
+    if not trainer.enable_validation:
         return trainer.train_dataloader, "training"
     loaders = trainer.val_dataloaders
     if loaders is None:  # not loaded yet: no sanity check and no validation in the first epoch
         loaders = trainer.fit_loop.epoch_loop.val_loop._data_source.dataloader()
     return loaders, "validation"
+
+
+def own_part(trainer: Any, batch: Any, position: int, chosen: ChosenLoader) -> Any:
+    """What a loader gave of a batch that passes by; None where it is another loader's."""
+    if chosen.alone:
+        return batch
+    # several are gone through one after the other, as in most validations, or side by side, as in training
+    if trainer._active_loop._combined_loader._mode == "sequential":
+        return batch if position == chosen.position else None
+    try:
+        return batch[chosen.key]
+    except (LookupError, TypeError):
+        # a transfer hook made one batch of several
+        return batch
 
 
 def transferred(trainer: Any, module: Any, batch: Any, position: int = 0) -> Any:
