@@ -115,7 +115,7 @@ class CAMCallback(Callback):
             self._expect(trainer, pl_module)
         self._look_before_training(trainer, pl_module)
         if trainer.enable_validation:  # what passes by next is the training's
-            self.samples.release()
+            self.samples.close()
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Look, unless this is the sanity check or another epoch's turn."""

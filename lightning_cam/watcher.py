@@ -41,7 +41,8 @@ class Watcher:
 
     Args:
         model: any module, on the device where it is trained.
-        data: a dataset or loader, of which ``batch`` says what is watched; or a batch, as a loader gives it.
+        data: a dataset or its loader, of which ``batch`` says what is watched; or a batch, as a loader gives it, which it must
+            be where a loader has no samples by index.
         layer: dotted name of the layer, or several; by default the last module that returns a map.
         method: a name of ``lightning_cam.methods.names()``, or several; options as ``{name: {option: value}}``.
         target: which number is explained, as for ``CAMCallback``.

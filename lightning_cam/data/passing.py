@@ -52,6 +52,11 @@ class PassingSamples:
         """Whether a look has something to show, or to raise."""
         return self.count > 0 or self.error is not None
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether no further batch is of use."""
+        return self.is_ready and self.count >= self.wanted
+
     def take(self, batch: Any) -> None:
         """Copy samples out of a batch that is where the model is, as long as there are fewer than wanted."""
         if self.count >= self.wanted or batch is None:

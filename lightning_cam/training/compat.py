@@ -46,10 +46,7 @@ def stage_loaders(trainer: Any) -> tuple[Any, str]:
     """The loaders whose samples are watched, and the name of their stage; validation's, unless there is none."""
     if trainer.testing:
         return trainer.test_dataloaders, "test"
-    if trainer.state.fn.name == "VALIDATING":
-        # trainer.val_dataloaders are those of an earlier fit
-        return trainer.validate_loop._combined_loader.iterables, "validation"
-    if not trainer.enable_validation:
+    if trainer.state.fn.name != "VALIDATING" and not trainer.enable_validation:
         return trainer.train_dataloader, "training"
     loaders = trainer.val_dataloaders
     if loaders is None:  # not loaded yet: no sanity check and no validation in the first epoch

@@ -21,6 +21,7 @@ class RunSamples:
 
     Attributes:
         passing: takes samples out of what passes by; None where there is nothing to take.
+        taken: the same, also when it has taken all that it will; None where samples have an index or were handed in.
     """
 
     def __init__(self, options: Batch, notices: Notices) -> None:
@@ -32,6 +33,13 @@ class RunSamples:
         """Let go of everything of the run."""
         self.source: SampleSource | None = None
         self.passing: PassingSamples | None = None
+        self.taken: PassingSamples | None = None
+
+    def close(self) -> None:
+        """Take nothing of what passes by from here on; what was taken stays."""
+        self.passing = None
+        if self.taken is not None and not self.taken.is_ready:
+            self.release()
 
     def prepare(self, trainer: Any, module: Any, form: Callable[[], tuple[int, int | None]], most: int) -> None:
         """Find the loader, and be ready for batches that pass by if it has no samples by index.
@@ -45,15 +53,15 @@ class RunSamples:
         Raises:
             ValueError: for a loader that does not exist, or samples by index or class where there are none.
         """
-        if self.passing is not None and self.passing.is_ready:
+        if self.taken is not None and self.taken.is_ready:
             return
+        self.release()
         self.source = SampleSource(
             loaders=cache(lambda: stage_loaders(trainer)),
             transfer=lambda batch, position: transferred(trainer, module, batch, position),
             class_holders=(getattr(trainer, "datamodule", None), module),
             form=form,
         )
-        self.passing = None
         if self.options.is_handed_in:
             return
         chosen = self.source.chosen(self.options)
@@ -66,18 +74,20 @@ class RunSamples:
         # a look is the first process's: the others' samples would be for nobody
         if not trainer.is_global_zero:
             wanted = 0
-        self.passing = PassingSamples(chosen, self.options, form, wanted)
+        self.passing = self.taken = PassingSamples(chosen, self.options, form, wanted)
 
     def take(self, trainer: Any, batch: Any, position: int = 0) -> None:
         """Copy samples out of a batch that passes by, if it is of the loader that is watched."""
         if self.passing is not None:
             self.passing.take(own_part(trainer, batch, position, self.passing.chosen))
+            if self.passing.is_complete:
+                self.passing = None
 
     def are_ready(self, trainer: Any, moment: Moment) -> bool:
         """Whether there are samples to load; if none has passed by yet it is told, as a warning where no look follows."""
-        if self.passing is None or self.passing.is_ready:
+        if self.taken is None or self.taken.is_ready:
             return True
-        title = self.passing.chosen.title
+        title = self.taken.chosen.title
         if not moment.baseline:
             self.notices.warn(f"no batch of the {title} passed by, so there is nothing to look at.")
         elif trainer.enable_validation:
@@ -95,18 +105,18 @@ class RunSamples:
             ValueError: for an index out of range, or a batch that cannot be read.
         """
         assert self.source is not None
-        if self.passing is None:
+        if self.taken is None:
             batch = load_fixed_batch(self.source, self.options)
         else:
-            batch = load_passed(self.passing, self.source)
-            self._tell(self.passing, len(batch), moment)
+            batch = load_passed(self.taken, self.source)
+            self._tell(self.taken, len(batch), moment)
         return batch.first(2) if trainer.fast_dev_run else batch
 
-    def _tell(self, passing: PassingSamples, count: int, moment: Moment) -> None:
+    def _tell(self, taken: PassingSamples, count: int, moment: Moment) -> None:
         asked = ""
         if count < self.options.samples:
             asked = f", of {self.options.samples} asked for"
         self.notices.say(
-            f"the {passing.chosen.title} has no samples by index: watching the first {count} that passed by{asked}, "
+            f"the {taken.chosen.title} has no samples by index: watching the first {count} that passed by{asked}, "
             f"from {moment.title!r} on"
         )

@@ -86,7 +86,7 @@ def test_it_resumes_whatever_weights_only_says(whole, weights_only, tmp_path):
     callback = cam()
     one = trainer(tmp_path, [callback], max_epochs=3)
     path = folder / "broken" / "epoch=1.ckpt"
-    one.fit(Net(), loader(24, size=4), loader(), ckpt_path=path, weights_only=weights_only)
+    one.fit(Net(), loader(24, size=4), loader(shuffle=True, augment=True), ckpt_path=path, weights_only=weights_only)
     assert callback.history[WHERE].titles == ["start", "1", "2", "3"]
 
 
@@ -99,7 +99,8 @@ def test_a_checkpoint_without_the_callbacks_state_resumes_with_a_column_of_its_o
 
 def test_a_checkpoint_of_the_middle_of_an_epoch_resumes(tmp_path):
     keep = ModelCheckpoint(tmp_path, "{epoch}-{step}", save_top_k=-1)
-    fit(tmp_path, [cam(), keep], max_epochs=1, val_check_interval=0.5, enable_checkpointing=True)
+    options = dict(val=loader(shuffle=True, augment=True), max_epochs=1, val_check_interval=0.5)
+    fit(tmp_path, [cam(), keep], enable_checkpointing=True, **options)
     first = min(tmp_path.glob("*.ckpt"), key=lambda path: int(path.stem.rpartition("=")[2]))
     callback = cam()
     run(tmp_path / "b", callback, 1, ckpt=first, val_check_interval=0.5)
@@ -145,14 +146,17 @@ def test_a_resumed_run_goes_on_with_the_frozen_reference(tmp_path):
 # the same samples, also where they have no index
 
 
-def resumed(folder, first, second, **options):
-    """Two epochs over a validation, and two more over another; the callbacks and what each watched last."""
+def resumed(folder, first, second, later=(), **options):
+    """Two epochs over a validation, and two more over another; the callbacks, and what was watched at each look.
+
+    ``later`` are options of the second Trainer alone.
+    """
     callbacks, shown = [], []
-    for epochs, val, ckpt in ((2, first, None), (4, second, folder / "epoch=1.ckpt")):
+    for epochs, val, ckpt, more in ((2, first, None, ()), (4, second, folder / "epoch=1.ckpt", later)):
         callback = cam(**{"batch": 5, "on_error": "raise", **options})
         callback.watcher.observers.append(lambda result: shown.append(result.batch.images))
         keep = ModelCheckpoint(folder, "{epoch}", save_top_k=-1)
-        one = trainer(folder, [callback, keep], max_epochs=epochs, enable_checkpointing=True)
+        one = trainer(folder, [callback, keep], max_epochs=epochs, enable_checkpointing=True, **dict(more))
         one.fit(Net(), loader(24, size=4), val, ckpt_path=ckpt)
         callbacks.append(callback)
     return callbacks, shown
@@ -171,9 +175,16 @@ STREAMS = {
 def test_the_same_samples_come_back_where_data_starts_the_same(kind, count, tmp_path):
     (_, second), shown = resumed(tmp_path, STREAMS[kind](), STREAMS[kind](), batch=count)
     assert second.history[WHERE].titles == ["start", "1", "2", "3", "4"]
-    # eight were asked for, and two batches of three passed by in the sanity check, which a resumed run has not
+    # eight were asked for, and two batches of three passed by in the sanity check
     assert len(shown) == 5 and len(shown[0]) == (count if kind == "an index" else min(count, 6))
     assert all(torch.equal(shown[0], images) for images in shown)
+
+
+def test_a_run_that_began_with_fewer_samples_than_asked_for_goes_on_with_those(tmp_path):
+    val = DataLoader(Stream(), 3)
+    (_, second), shown = resumed(tmp_path, val, val, later=dict(num_sanity_val_steps=0), batch=8)
+    assert second.history[WHERE].titles == ["start", "1", "2", "3", "4"]
+    assert len(shown) == 5 and all(torch.equal(images, Stream().pictures.images[:6]) for images in shown)
 
 
 @pytest.mark.parametrize("differing", [2, 5])
@@ -183,7 +194,7 @@ def test_other_samples_after_a_resume_are_one_warning_and_a_batch_handed_in_is_t
     if differing == 2:
         batch = [images.clone() for images, _ in first]
         batch = torch.cat(batch)[:5]
-        batch[[1, 4]] += 1
+        batch[[1, 4]] *= 0.5
         moved = DataLoader([(image, 0) for image in batch], 3)
     with pytest.warns(UserWarning, match=rf"CAMCallback: {differing} of 5 samples differ.*Batch\(samples=batch\)") as told:
         (_, second), _ = resumed(tmp_path, first, moved)

@@ -85,16 +85,25 @@ def test_fewer_than_asked_for_are_told_once(tmp_path, words):
     assert len(words()) == 1 and "watching the first 6 that passed by, of 8 asked for, from" in words()[0]
 
 
-def test_a_run_without_a_baseline_watches_what_passes_by_at_its_first_look(tmp_path):
+def test_a_run_without_a_baseline_watches_what_passed_by_first(tmp_path):
     callback = cam(batch=8, schedule=Schedule(every_n_epochs=2, baseline=False))
     shown: list = []
     callback.watcher.observers.append(lambda result: shown.append(result.batch.images))
     val = Pipeline()
     fit(tmp_path, callback, val=val, max_epochs=4)
     assert callback.history["relu/grad_cam"].titles == ["2", "4"]
-    sanity, epoch = 2, 4  # batches
-    second = torch.cat(val.given[sanity + epoch :])[:8]
-    assert torch.equal(shown[0], second) and torch.equal(shown[1], second)
+    sanity = torch.cat(val.given[:2])
+    assert torch.equal(shown[0], sanity) and torch.equal(shown[1], sanity)
+
+
+def test_a_run_without_baseline_and_sanity_check_watches_what_passes_by_in_the_epoch_of_its_first_look(tmp_path):
+    callback = cam(batch=8, schedule=Schedule(every_n_epochs=2, baseline=False))
+    shown: list = []
+    callback.watcher.observers.append(lambda result: shown.append(result.batch.images))
+    val = Pipeline()
+    fit(tmp_path, callback, val=val, max_epochs=4, num_sanity_val_steps=0)
+    second_epoch = torch.cat(val.given[4:])[:8]
+    assert torch.equal(shown[0], second_epoch) and torch.equal(shown[1], second_epoch)
 
 
 def test_without_validation_the_first_training_batch_is_watched_before_its_step(tmp_path, words):
@@ -322,28 +331,29 @@ class Fails(Net):
 def test_nothing_taken_stays_after_a_run(tmp_path):
     callback = cam(batch=5)
     fit(tmp_path, callback, val=Pipeline())
-    assert (callback.samples.passing, callback.samples.source, callback.watcher.batch) == (None, None, None)
+    assert (callback.samples.taken, callback.samples.source, callback.watcher.batch) == (None, None, None)
 
 
 def test_nothing_taken_stays_after_an_error(tmp_path):
     callback, taken = cam(batch=5), []
     teardown = callback.samples.release
-    callback.samples.release = lambda: (taken.append(callback.samples.passing), teardown())
+    callback.samples.release = lambda: (taken.append(callback.samples.taken), teardown())
     with pytest.raises(ArithmeticError):
         fit(tmp_path, callback, Fails(), val=Pipeline())
-    assert [passing.count for passing in taken] == [3]
-    assert (callback.samples.passing, callback.samples.source, callback.watcher.batch) == (None, None, None)
+    assert taken[-1].count == 3
+    assert (callback.samples.taken, callback.samples.source, callback.watcher.batch) == (None, None, None)
 
 
 def test_between_looks_no_loader_is_held(tmp_path):
     class Holds(L.Callback):
         def on_train_batch_start(self, run, module, batch, batch_idx):
-            held.append((callback.samples.passing, callback.samples.source))
+            held.append(vars(callback.samples).copy())
 
     held: list = []
     callback = cam(batch=5)
     fit(tmp_path, [callback, Holds()], val=Pipeline())
-    assert set(held) == {(None, None)}
+    assert len(held) == 12
+    assert all(each["passing"] is each["taken"] is each["source"] is None for each in held)
 
 
 class Module(L.LightningDataModule):
