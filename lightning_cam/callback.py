@@ -2,19 +2,19 @@
 
 from collections.abc import Callable as Function
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_cam.data.batch import Batch, FixedBatch
-from lightning_cam.data.loader import SampleSource, load_fixed_batch
+from lightning_cam.data.batch import Batch
 from lightning_cam.model.call import find_model
 from lightning_cam.model.layout import image_form
 from lightning_cam.record import Moment
 from lightning_cam.render.style import Style
-from lightning_cam.training.compat import Callback, as_validation, is_fitting, stage_loaders, state_key, transferred
+from lightning_cam.training.compat import Callback, as_validation, state_key
 from lightning_cam.training.distributed import refuse_sharded
 from lightning_cam.training.history import History
+from lightning_cam.training.samples import RunSamples
 from lightning_cam.training.schedule import Schedule, baseline_moment, present_moment
 from lightning_cam.watcher import Watcher
 
@@ -93,6 +93,7 @@ class CAMCallback(Callback):
         )
         self.watcher.notices.owner = "CAMCallback"
         self.model, self.batch, self.schedule = model, Batch.of(batch), schedule
+        self.samples = RunSamples(self.batch, self.watcher.notices)
 
     @property
     def history(self) -> Mapping[str, History]:
@@ -110,14 +111,15 @@ class CAMCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Take the baseline, unless the run resumes one that has it."""
         # not in on_fit_start: some strategies restore the weights only after it
-        if self.schedule.baseline and not self.history:
-            self._look(trainer, pl_module, baseline_moment(trainer, self.schedule))
+        if not trainer.enable_validation:
+            self._expect(trainer, pl_module)
+        self._look_before_training(trainer, pl_module)
+        if trainer.enable_validation:  # what passes by next is the training's
+            self.samples.close()
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Look, unless this is the sanity check or another epoch's turn."""
-        if trainer.sanity_checking:
-            return
-        if not is_fitting(trainer) or self.schedule.due(trainer):
+        if not trainer.sanity_checking and self.schedule.due(trainer):
             self._look(trainer, pl_module, present_moment(trainer, self.schedule))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -129,7 +131,45 @@ class CAMCallback(Callback):
         """Look at the test set."""
         self._look(trainer, pl_module, present_moment(trainer, self.schedule))
 
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Be ready to take samples out of what passes by, if they have no index; the sanity check's are for the baseline."""
+        if trainer.sanity_checking or self.schedule.due(trainer):
+            self._expect(trainer, pl_module)
+
+    on_test_start = on_validation_start
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Take samples out of what passes by."""
+        if self.samples.passing is not None:
+            self.samples.take(trainer, batch, dataloader_idx)
+
+    on_test_batch_start = on_validation_batch_start
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Take samples out of what passes by; the baseline's before the first step."""
+        if self.samples.passing is not None:
+            self.samples.take(trainer, batch)
+            self._look_before_training(trainer, pl_module)
+
+    def _expect(self, trainer: Any, module: Any) -> None:
+        # once there was a look, a mistake is the next look's to tell, which ends no run
+        with suppress(ValueError) if self.watcher.looked else nullcontext():
+            self._prepare(trainer, module)
+
+    def _prepare(self, trainer: Any, module: Any) -> None:
+        """Find out where the samples come from, unless they are pinned."""
+        watcher = self.watcher
+        if watcher.batch is None:
+            self.samples.prepare(trainer, module, lambda: image_form(find_model(module, self.model)), len(watcher.fingerprints))
+
     # one look
+
+    def _look_before_training(self, trainer: Any, module: Any) -> None:
+        # every process knows whether there was a look; a history is the first one's alone, and that of a resumed run
+        if self.schedule.baseline and not self.history and not self.watcher.looked:
+            self._look(trainer, module, baseline_moment(trainer, self.schedule))
 
     def _look(self, trainer: Any, module: Any, moment: Moment) -> None:
         """Look on the first process, tell the others the numbers, and let an error out only at the first look."""
@@ -137,7 +177,7 @@ class CAMCallback(Callback):
             return
         refuse_sharded(trainer)
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is a collective
-        numbers: dict[str, float] = {}
+        numbers: dict[str, float] | None = None
         error: Exception | None = None
         if trainer.is_global_zero:
             try:
@@ -146,7 +186,10 @@ class CAMCallback(Callback):
                 error = raised
         # every process comes to this broadcast, also where the first one failed, or the others would wait for ever
         numbers, failure = trainer.strategy.broadcast((numbers, None if error is None else f"{error}"))
-        if failure is None:
+        if failure is None and numbers is None:  # samples are still to pass by
+            return
+        self.samples.release()
+        if numbers is not None:
             self.watcher.looked = True
             self._log(trainer, numbers, moment)
         elif not self.watcher.looked or self.watcher.notices.on_error == "raise":
@@ -154,33 +197,24 @@ class CAMCallback(Callback):
         elif error is not None:
             self.watcher.notices.failed("a look failed and is left out", error)
 
-    def _numbers(self, trainer: Any, module: Any, moment: Moment, folder: Path) -> dict[str, float]:
-        """A look, in which the Trainer lends model, samples, precision and loggers; its numbers under their tags."""
+    def _numbers(self, trainer: Any, module: Any, moment: Moment, folder: Path) -> dict[str, float] | None:
+        """A look, in which the Trainer lends model, samples, precision and loggers; None where no samples passed by yet."""
         watcher = self.watcher
+        self._prepare(trainer, module)
+        if watcher.batch is None and not self.samples.are_ready(trainer, moment):
+            return None
         watcher.owner, watcher.model = module, find_model(module, self.model)
         watcher.context = trainer.precision_plugin.val_step_context
-        watcher.load = lambda: self._load(trainer, module)
+        watcher.load = lambda: self.samples.load(trainer, moment)
         tag = f"{watcher.tag}_test" if trainer.testing else watcher.tag
         if not trainer.fast_dev_run:
             watcher.publisher.open(trainer.loggers, folder)
         try:
             with as_validation(trainer):
-                _, numbers = watcher.look_at(moment, tag)
+                return watcher.look_at(moment, tag)[1]
         finally:  # nothing of the run is held between looks
             watcher.owner, watcher.model, watcher.load, watcher.context = None, None, None, nullcontext
             watcher.publisher.close()
-        return numbers
-
-    def _load(self, trainer: Any, module: Any) -> FixedBatch:
-        """The samples out of the Trainer's own loaders, through its own hooks."""
-        source = SampleSource(
-            loaders=lambda: stage_loaders(trainer),
-            transfer=lambda batch, position: transferred(trainer, module, batch, position),
-            class_holders=(getattr(trainer, "datamodule", None), module),
-            form=image_form(self.watcher.model or module),
-        )
-        batch = load_fixed_batch(source, self.batch)
-        return batch.first(2) if trainer.fast_dev_run else batch
 
     def _log(self, trainer: Any, numbers: dict[str, float], moment: Moment) -> None:
         if not moment.baseline:
@@ -208,8 +242,9 @@ class CAMCallback(Callback):
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of everything on the device."""
+        self.samples.release()
         self.watcher.release()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Let go of everything on the device."""
-        self.watcher.release()
+        self.teardown(trainer, pl_module, "")

@@ -24,6 +24,7 @@ from lightning_cam.targets import state
 from lightning_cam.targets.adapters import find
 from lightning_cam.training.concept_tracker import ConceptTracker
 from lightning_cam.training.evidence import with_evidence
+from lightning_cam.training.fingerprints import Fingerprints
 from lightning_cam.training.history import History
 from lightning_cam.training.notices import Notices, warn_of_clipping
 from lightning_cam.training.publisher import Publisher
@@ -41,7 +42,8 @@ class Watcher:
 
     Args:
         model: any module, on the device where it is trained.
-        data: a dataset or loader, of which ``batch`` says what is watched; or a batch, as a loader gives it.
+        data: a dataset or its loader, of which ``batch`` says what is watched; or a batch, as a loader gives it, which it must
+            be where a loader has no samples by index.
         layer: dotted name of the layer, or several; by default the last module that returns a map.
         method: a name of ``lightning_cam.methods.names()``, or several; options as ``{name: {option: value}}``.
         target: which number is explained, as for ``CAMCallback``.
@@ -113,6 +115,7 @@ class Watcher:
         self.history: dict[str, History] = {}
         self.target = state.anew(self.target)
         self.concepts.load_state_dict({})
+        self.fingerprints = Fingerprints()
         self.looked = False
         self.release()
 
@@ -125,16 +128,14 @@ class Watcher:
     def state_dict(self) -> dict[str, Any]:
         """The maps of the run so far, and what targets and concepts keep: plain values and CPU tensors."""
         states: dict[str, Any] = {tag: history.state_dict() for tag, history in self.history.items()}
-        states |= state.state(self.target)
-        if self.concepts.count:
-            states["concepts"] = self.concepts.state_dict()
-        return states
+        return states | state.state(self.target) | self.concepts.state_dict() | self.fingerprints.state_dict()
 
     def load_state_dict(self, states: Mapping[str, Any]) -> None:
         """Take up the run that a checkpoint holds."""
         self.history = {tag: History.of(maps) for tag, maps in states.items() if "/" in tag}
         state.load(self.target, states)
-        self.concepts.load_state_dict(states.get("concepts", {}))
+        self.concepts.load_state_dict(states)
+        self.fingerprints = Fingerprints.of(states)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "target": None}  # what a target's name stands for cannot always be pickled
@@ -174,12 +175,12 @@ class Watcher:
 
     def compute(self, moment: Moment) -> LookResult:
         """The first half: when it returns, every hook is out and every state put back."""
-        batch = self._fixed_batch()
+        batch = self._fixed_batch(moment.fitting)
         target, histories = self.target, self.history
         # validate and test look at what may be other samples, and must not move what the run is compared with
         if not moment.fitting:
             target, histories = state.anew(self.target), {}
-        with no_trace(self._owner), self._open_session(batch) as session:
+        with no_trace(self.owner or self._model), self._open_session(batch) as session:
             self._remember(session)
             forward = session.forward(batch.images, target, batch.labels, batch.regions)
             self.notices.say(forward.target_scores.choice.note)
@@ -202,13 +203,7 @@ class Watcher:
 
     def attempt(self, what: str, function: Callable[..., T], *args: Any) -> T | None:
         """What the function gives, or None and a warning where it failed; at the first look an error is let out."""
-        try:
-            return function(*args)
-        except Exception as error:
-            if not self.looked or self.notices.on_error == "raise":
-                raise
-            self.notices.failed(f"{what} failed and is left out", error)
-            return None
+        return self.notices.attempt(not self.looked, what, function, *args)
 
     # what a look needs
 
@@ -218,16 +213,16 @@ class Watcher:
             raise ValueError("Watcher(model=None) has nothing to look at: give it the model.")
         return self.model
 
-    @property
-    def _owner(self) -> nn.Module:
-        return self.owner or self._model
-
-    def _fixed_batch(self) -> FixedBatch:
+    def _fixed_batch(self, fitting: bool) -> FixedBatch:
         if self.batch is None:
-            with no_trace(self._owner):  # hooks of a batch's way to the device may ask whether the model is training
+            with no_trace(
+                self.owner or self._model
+            ):  # hooks of a batch's way to the device may ask whether the model is training
                 self.batch = self.load() if self.load else load_plain_batch(self._model, self.data, self.batch_options)
             self.call = ModelCall(self.forward, self.batch.inputs, self.batch.picture)
             warn_of_clipping(self.batch, self.style, self.notices)
+            if fitting:
+                self.fingerprints.follow(self.batch.images, self.notices)
         return self.batch
 
     def _open_session(self, batch: FixedBatch) -> AbstractContextManager[Session]:

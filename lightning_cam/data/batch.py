@@ -22,7 +22,8 @@ class Batch:
     """Which samples are watched and where a batch holds what.
 
     Args:
-        samples: the first n of the dataset, a list of dataset indices, or a batch handed in as the loader would give it.
+        samples: the first n of the dataset, a list of dataset indices, or a batch handed in as the loader would give it. Of a
+            loader without samples by index (DALI, FFCV, streaming and iterable sets) the first n that pass by in the run.
         per_class: take this many of each class instead of the first n, classes in order.
         loader: which of several validation loaders, by position or key.
         image: key, position, attribute or callable that takes the images [b c h w] out of a batch; signals [b c t] or volumes

@@ -72,6 +72,11 @@ def image_batch(images: Any, sides: int) -> Shaped[Tensor, "b c *s"]:
     return images
 
 
+def has_images(batch: Any) -> bool:
+    """Whether a batch holds something under a name that images usually have, or where they usually stand."""
+    return _search(batch, _IMAGE_KEYS, 0) is not None
+
+
 def _entry(batch: Any, key: Key) -> Any:
     if key is None:
         return _search(batch, _IMAGE_KEYS, 0)

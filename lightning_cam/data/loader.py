@@ -1,28 +1,25 @@
-"""The fixed batch out of a dataset: pinned by index, through the run's own dataset, collate and transfer hooks."""
+"""The fixed batch: pinned by index, through the run's own dataset, collate and transfer hooks; or out of what passed by."""
 
 import copy
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from lightning.fabric.utilities import move_data_to_device
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_cam.data.axes import axes_of, channels_second
-from lightning_cam.data.batch import Batch, FixedBatch, is_indices
+from lightning_cam.data.batch import Batch, FixedBatch
 from lightning_cam.data.collated import image_batch, read_batch
-from lightning_cam.data.dataset import first_per_class, labels_of, name_of, normalization_of, wrapped_datasets
+from lightning_cam.data.dataset import name_of, normalization_of, wrapped_datasets
+from lightning_cam.data.passing import PassingSamples, is_stream
+from lightning_cam.data.selection import ChosenLoader, choose_loader, chosen_indices
 from lightning_cam.model.call.entries import locate
 from lightning_cam.model.call.inputs import Inputs
 from lightning_cam.model.layout import image_form
 from lightning_cam.no_trace import isolated_generators, isolated_rng
-
-_SCAN = 2000  # samples loaded at most to find n per class in a dataset that keeps no labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,15 +30,23 @@ class SampleSource:
         loaders: gives a loader, or a list or dict of them, and the name of their stage; asked only where it is needed.
         transfer: ``(batch, position of its loader) -> batch`` on the device.
         class_holders: objects beside the dataset that may hold class names.
-        form: how many sides the images have, and how many channels if that is known.
-        owner: who speaks in warnings.
+        form: how many sides the images have, and how many channels if that is known; asked only where it is needed.
     """
 
     loaders: Callable[[], tuple[Any, str]]
     transfer: Callable[[Any, int], Any]
     class_holders: tuple[Any, ...]
-    form: tuple[int, int | None]
-    owner: str = "CAMCallback"
+    form: Callable[[], tuple[int, int | None]]
+
+    def chosen(self, options: Batch) -> ChosenLoader:
+        """The loader that is watched.
+
+        Raises:
+            ValueError: for one that does not exist.
+        """
+        # a hook of the user's may make it, and draw
+        with isolated_rng(seed=0):
+            return choose_loader(*self.loaders(), options.loader)
 
 
 def load_fixed_batch(source: SampleSource, options: Batch) -> FixedBatch:
@@ -56,50 +61,61 @@ def load_fixed_batch(source: SampleSource, options: Batch) -> FixedBatch:
     with isolated_rng(seed=0), torch.inference_mode(False), torch.no_grad():
         if options.is_handed_in:
             return _handed_in(source, options)
-        loader, title, position = _choose_loader(source, options.loader)
-        data = getattr(loader, "dataset", None)
+        chosen = source.chosen(options)
+        data = chosen.dataset
         # a dataset and its transforms may keep generators of their own, from which training goes on to draw
         with isolated_generators(data):
-            if data is not None and _has_indices(data):
-                indices = _indices(data, options, loader, source.form)
-                raw = _collate(loader)([data[i] for i in indices])
-            else:
-                indices = []
-                raw = _first_samples(loader, data, options)
-        batch = read_batch(source.transfer(raw, position), options, *source.form)
-        if indices:
-            names = tuple(name_of(data, i) for i in indices)
-            origin = f"{title}, indices {', '.join(map(str, indices))}"
-            batch = replace(batch, names=names, origin=origin)
-        else:
-            warnings.warn(
-                f"{source.owner}: {title} has no samples by index, so its first samples, read once, are watched.",
-                stacklevel=2,
-            )
-            # a batch of the loader's own may be larger than what is to be watched
-            batch = batch.first(_count(options))
-            batch = replace(batch, origin=f"the first samples of {title} (it has no index)")
-        return replace(
+            form = source.form()
+            indices = chosen_indices(chosen, options, form)
+            raw = chosen.collate([data[i] for i in indices])
+            batch = read_batch(source.transfer(raw, chosen.position), options, *form)
+        batch = replace(
             batch,
-            classes=_class_names(options, source, data),
-            normalization=normalization_of(data),
+            names=tuple(name_of(data, i) for i in indices),
+            origin=f"{chosen.title}, indices {', '.join(map(str, indices))}",
         )
+        return _described(batch, source, options, data)
+
+
+def load_passed(passing: PassingSamples, source: SampleSource) -> FixedBatch:
+    """The samples that passed by, which are on the device already.
+
+    Raises:
+        ValueError: for a batch that cannot be read.
+    """
+    if passing.error is not None:
+        raise passing.error
+    with isolated_rng(seed=0), torch.inference_mode(False), torch.no_grad():
+        batch = read_batch(passing.batch, passing.options, *passing.form())
+        batch = replace(batch, origin=f"the first of the {passing.chosen.title} that passed by (it has no index)")
+        return _described(batch, source, passing.options, passing.chosen.dataset)
 
 
 def load_plain_batch(model: nn.Module, data: Any, options: Batch) -> FixedBatch:
-    """The samples out of a dataset, a loader or a batch, on the device of the model."""
+    """The samples out of a dataset, a loader or a batch, on the device of the model.
+
+    Raises:
+        ValueError: for data without samples by index, of which a loop may have taken some already.
+    """
     device = _device_of(model, torch.device("cpu"))
     loader = data
     if isinstance(data, Dataset):
         loader = DataLoader(data, batch_size=16)
-    elif not hasattr(data, "dataset"):
+    if hasattr(loader, "dataset"):
+        only_iterated = not ChosenLoader(loader, "data").has_indices
+    else:
+        only_iterated = is_stream(data)
         options = replace(options, samples=data)
+    if only_iterated:
+        raise ValueError(
+            f"The {type(data).__name__} has no samples by index, and iterating it would take samples from your loop. Hand in a "
+            "batch in its place, Watcher(model, batch): one that your loop was given, or next(iter(loader)) of another loader."
+        )
     source = SampleSource(
         loaders=lambda: (loader, "data"),
         transfer=lambda batch, position: move_data_to_device(batch, device),
         class_holders=(model,),
-        form=image_form(model),
-        owner="Watcher",
+        form=lambda: image_form(model),
     )
     return load_fixed_batch(source, options)
 
@@ -133,98 +149,23 @@ def _device_of(model: nn.Module, default: torch.device) -> torch.device:
 
 
 def _handed_in(source: SampleSource, options: Batch) -> FixedBatch:
+    if is_stream(options.samples):
+        raise ValueError(
+            f"Batch(samples=...) was given a {type(options.samples).__name__}; expected how many samples, their indices, or a "
+            "batch, such as Batch(samples=16) or Batch(samples=next(iter(loader)))."
+        )
     # hooks may write into it, and it is read anew for every run
     raw = copy.deepcopy(options.samples)
-    batch = read_batch(source.transfer(raw, 0), options, *source.form)
+    batch = read_batch(source.transfer(raw, 0), options, *source.form())
     return replace(batch, classes=_class_names(options, source, None))
 
 
-def _choose_loader(source: SampleSource, which: int | str) -> tuple[Any, str, int]:
-    """The loader, what it is called, and its position among the loaders of its stage."""
-    loaders, stage = source.loaders()
-    if isinstance(loaders, Mapping):
-        return _loader_by_key(loaders, stage, which)
-    if not isinstance(loaders, Sequence):
-        loaders = [loaders]
-    if not isinstance(which, int) or not 0 <= which < len(loaders):
-        raise ValueError(f"Batch(loader={which!r}): the {stage} loaders are 0 to {len(loaders) - 1}.")
-    title = f"{stage} set"
-    if len(loaders) > 1:
-        title = f"{stage} set {which}"
-    return loaders[which], title, which
-
-
-def _loader_by_key(loaders: Mapping[Any, Any], stage: str, which: int | str) -> tuple[Any, str, int]:
-    keys = list(loaders)
-    key = which
-    # a number is a position, unless the loaders have numbers for keys
-    if isinstance(which, int) and which not in loaders and which < len(keys):
-        key = keys[which]
-    if key not in loaders:
-        raise ValueError(f"Batch(loader={which!r}): the {stage} loaders are {', '.join(map(repr, keys))}.")
-    return loaders[key], f"{stage} set {key!r}", keys.index(key)
-
-
-def _has_indices(data: Any) -> bool:
-    if data is None or isinstance(data, IterableDataset):
-        return False
-    return hasattr(data, "__getitem__") and hasattr(data, "__len__")
-
-
-def _indices(data: Any, options: Batch, loader: Any, form: tuple[int, int | None]) -> list[int]:
-    if options.per_class is not None:
-        labels = labels_of(data)
-        if labels is None:
-            labels = _scanned_labels(data, options, loader, form)
-        return first_per_class(labels, options.per_class)
-    if not is_indices(options.samples):
-        return list(range(min(options.samples, len(data))))
-    wrong = [i for i in options.samples if not -len(data) <= i < len(data)]
-    if wrong:
-        raise ValueError(f"Sample {wrong[0]} is out of range: the dataset has {len(data)} samples, 0 to {len(data) - 1}.")
-    # negative indices count from the end, and captions name the position
-    return [i % len(data) for i in options.samples]
-
-
-def _scanned_labels(data: Any, options: Batch, loader: Any, form: tuple[int, int | None]) -> Int[Tensor, "n"]:
-    """The first samples' classes, each sample loaded and collated."""
-    collate = _collate(loader)
-    labels = []
-    for i in range(min(len(data), _SCAN)):
-        label = read_batch(collate([data[i]]), options, *form).labels
-        if label is None or label.numel() != 1:
-            raise ValueError("Batch(per_class=...) needs one class a sample; name the labels with Batch(label=...).")
-        labels.append(label.flatten().cpu())
-    return torch.cat(labels)
-
-
-def _first_samples(loader: Any, data: Any, options: Batch) -> Any:
-    """The first samples of data without indices, as a batch."""
-    if is_indices(options.samples) or options.per_class is not None:
-        raise ValueError("Samples can be chosen by index or class only from a dataset with indices; give a count or a batch.")
-    if data is not None and getattr(loader, "batch_size", None) is not None:
-        # from the dataset itself: the loader would start workers and draw a whole batch
-        samples = list(islice(iter(data), _count(options)))
-        if samples:
-            return _collate(loader)(samples)
-    elif data is not None:
-        # a dataset without a batch size gives batches itself
-        for batch in data:
-            return batch
-    else:
-        for batch in loader:
-            return batch
-    raise ValueError("The loader gave no sample, so there is nothing to watch.")
-
-
-def _count(options: Batch) -> int:
-    if isinstance(options.samples, int):
-        return options.samples
-    return len(options.samples)
-
-
-def _collate(loader: Any) -> Callable[[Any], Any]:
-    return getattr(loader, "collate_fn", None) or default_collate
+def _described(batch: FixedBatch, source: SampleSource, options: Batch, data: Any) -> FixedBatch:
+    return replace(
+        batch,
+        classes=_class_names(options, source, data),
+        normalization=normalization_of(data),
+    )
 
 
 def _class_names(options: Batch, source: SampleSource, data: Any) -> tuple[str, ...]:

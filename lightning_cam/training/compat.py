@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from lightning_cam.data.selection import ChosenLoader
+
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback as Callback
 else:
@@ -50,6 +52,20 @@ def stage_loaders(trainer: Any) -> tuple[Any, str]:
     if loaders is None:  # not loaded yet: no sanity check and no validation in the first epoch
         loaders = trainer.fit_loop.epoch_loop.val_loop._data_source.dataloader()
     return loaders, "validation"
+
+
+def own_part(trainer: Any, batch: Any, position: int, chosen: ChosenLoader) -> Any:
+    """What a loader gave of a batch that passes by; None where it is another loader's."""
+    if chosen.alone:
+        return batch
+    # several are gone through one after the other, as in most validations, or side by side, as in training
+    if trainer._active_loop._combined_loader._mode == "sequential":
+        return batch if position == chosen.position else None
+    try:
+        return batch[chosen.key]
+    except (LookupError, TypeError):
+        # a transfer hook made one batch of several
+        return batch
 
 
 def transferred(trainer: Any, module: Any, batch: Any, position: int = 0) -> Any:

@@ -12,6 +12,8 @@ from lightning_cam.capture.seen import Seen
 from lightning_cam.concepts import Concepts, concepts_of
 from lightning_cam.record import Moment
 
+_KEY = "concepts"
+
 
 @dataclass
 class ConceptTracker:
@@ -56,10 +58,12 @@ class ConceptTracker:
                 followed.append(concepts)
         return followed
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold so that concepts keep their colours in a resumed run."""
-        return dict(self.vectors)
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold so that concepts keep their colours in a resumed run, under one key; if there are any."""
+        if not self.count:
+            return {}
+        return {_KEY: dict(self.vectors)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
         """Take up the concepts of the run that is resumed."""
-        self.vectors = dict(state)
+        self.vectors = dict(states.get(_KEY, {}))

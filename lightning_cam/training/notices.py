@@ -3,13 +3,15 @@
 import traceback
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.fabric.utilities import rank_zero_info
 
 from lightning_cam.data.batch import FixedBatch
 from lightning_cam.render.overlay import display_advice, looks_normalized
 from lightning_cam.render.style import Style
+
+T = TypeVar("T")
 
 
 class Notices:
@@ -43,6 +45,16 @@ class Notices:
         place = traceback.extract_tb(error.__traceback__)[-1]
         cause = f"{what} {type(error).__name__} {place.filename} {place.lineno}"
         self.warn(f"{what}, training goes on: {type(error).__name__}: {error}", cause)
+
+    def attempt(self, first: bool, what: str, function: Callable[..., T], *args: Any) -> T | None:
+        """What the function gives, or None and a warning where it failed; at the first look an error is let out."""
+        try:
+            return function(*args)
+        except Exception as error:
+            if first or self.on_error == "raise":
+                raise
+            self.failed(f"{what} failed and is left out", error)
+            return None
 
     def guarded(self, owner: str, write: Callable[..., Any], *args: Any, **options: Any) -> None:
         """Call a tracker or the disk; its failure is a warning, or raised if so wished."""

@@ -30,9 +30,9 @@ class Schedule:
             raise ValueError(f"Schedule(step={self.step!r}): expected one of {', '.join(get_args(Step))}.")
 
     def due(self, trainer: Any) -> bool:
-        """Whether this epoch is one to look at."""
+        """Whether this epoch is one to look at; a validate or test on its own is."""
         # epochs count from 0, and the n-th is the first to be looked at
-        return int(trainer.current_epoch + 1) % self.every_n_epochs == 0
+        return not is_fitting(trainer) or int(trainer.current_epoch + 1) % self.every_n_epochs == 0
 
 
 def baseline_moment(trainer: Any, schedule: Schedule) -> Moment:

@@ -12,13 +12,18 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
-from nets import Net, cam, loader, trainer
+from nets import cam, loader, trainer
+from streams import Logbook, Stream
+from torch.utils.data import DataLoader
 from traces import digest, model_state, modes, random_states
 
 folder, rank, port = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
 os.environ |= {"NODE_RANK": "0", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test", "LOCAL_WORLD_SIZE": "2"}
 torch.set_num_threads(1)
+
+
+WITHOUT = dict(limit_val_batches=0)  # the other loader trains then
 
 
 class Backward(L.Callback):
@@ -43,14 +48,20 @@ class FailsLater:
         return seen.activation.mean(1)
 
 
-def train(kind, callbacks):
+def shard():
+    """What this process sees of a set that has no index: other samples than the other process, and an epoch goes on."""
+    return DataLoader(Stream(moving=True, start=12 * int(rank)), 3)
+
+
+def train(kind, callbacks, val=None, **options):
     L.seed_everything(3, verbose=False)
     strategy = DDPStrategy(process_group_backend="gloo")
-    rhythm = dict(accumulate_grad_batches=2, val_check_interval=3)
+    rhythm = dict(accumulate_grad_batches=2, val_check_interval=3, **options)
     run = trainer(folder / kind, callbacks, devices=2, strategy=strategy, logger=CSVLogger(folder / kind), **rhythm)
-    net, told = Net(dropout=0.2, norm=True), ""
+    net, told = Logbook(dropout=0.2, norm=True), ""
+    first = val if options == WITHOUT else loader(32, size=4, form="dict")
     try:
-        run.fit(net, loader(32, size=4, form="dict"), loader(form="dict"))
+        run.fit(net, first, loader(form="dict") if val is None else val)
     except Exception as error:
         told = f"{type(error).__name__}: {error}"
     return {
@@ -72,5 +83,19 @@ KINDS = {
     "backward": [Backward()],
     "wrong": [cam("nowhere")],
 }
+SAMPLES = []
+
+
+def watching():
+    """A callback whose samples are written down."""
+    callback = cam(batch=5, on_error="raise")
+    callback.watcher.observers.append(lambda result: SAMPLES.append(digest(result.batch.images)))
+    return callback
+
+
 results = {kind: train(kind, callbacks) for kind, callbacks in KINDS.items()}
+for kind, options in (("stream", dict()), ("late", dict(num_sanity_val_steps=0)), ("unvalidated", WITHOUT)):
+    for name, callbacks in ((kind, [watching()]), (f"{kind} alone", [])):
+        SAMPLES.clear()
+        results[name] = train(name, callbacks, shard(), **options) | {"samples": list(SAMPLES)}
 (folder / f"{rank}.json").write_text(json.dumps(results))

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from streams import Stream
+from traces import digest
 
 pytestmark = pytest.mark.slow
 
@@ -79,3 +82,17 @@ def test_a_mistake_ends_both_processes_before_the_first_step_with_its_words(resu
     _, found, _ = results
     for rank in (0, 1):
         assert "no layer 'nowhere'" in found["wrong", rank]["error"] and found["wrong", rank]["steps"] == 0
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("kind", ["stream", "late", "unvalidated"])
+def test_samples_without_an_index_are_those_of_the_first_process_and_nothing_else_changes(results, kind, rank):
+    _, found, _ = results
+    one, alone = found[kind, rank], found[f"{kind} alone", rank]
+    assert alone["error"] == one["error"] == ""
+    for part in ("state", "model", "rng", "modes", "data", "steps"):
+        assert one[part] == alone[part], part
+    assert len(set(one["data"])) > 4 and one["data"] != found[kind, 1 - rank]["data"]
+    first = digest(torch.stack([Stream().pictures[i][0] for i in range(3 if kind == "unvalidated" else 5)]))
+    assert one["samples"] == ([first] * len(one["samples"]) if rank == 0 else [])
+    assert len(found[kind, 0]["samples"]) > 1

@@ -6,8 +6,11 @@ import lightning.pytorch as L
 import pytest
 import torch
 from nets import STRICT, Net, cam, loader
+from streams import Logbook, Pipeline, Stream
 from torch import nn
+from torch.utils.data import DataLoader
 from traces import Trace, differences, traced
+from watching import watched
 
 from lightning_cam import methods
 from lightning_cam.registry import METHODS
@@ -259,6 +262,62 @@ def test_evaluation_leaves_no_trace(entry, inference, tmp_path):
     net = dict(dropout=0.3, norm=True, buffer="in_place")
     callback = cam(layer=LAYERS, method=["activation_mean", "grad_cam"])
     assert twins(tmp_path, callback, net=net, entry=entry, inference_mode=inference) == []
+
+
+def pipelines():
+    """A training and a validation that draw from one generator, so that a batch too many shows in both."""
+    generator = torch.Generator().manual_seed(0)
+    return Pipeline(6, 4, generator=generator), Pipeline(generator=generator)
+
+
+def streams(workers=0):
+    """The same dataset for both, which goes on where it was left."""
+    data = Stream(moving=True)
+    return DataLoader(data, 4, num_workers=workers), DataLoader(data, 3, num_workers=workers)
+
+
+UNINDEXED = {
+    "a_pipeline": (pipelines, dict()),
+    "a_pipeline_and_no_sanity_check": (pipelines, dict(num_sanity_val_steps=0)),
+    "a_pipeline_and_no_validation": (pipelines, dict(limit_val_batches=0)),
+    "a_pipeline_validated_twice_an_epoch": (pipelines, ACCUMULATE),
+    "a_pipeline_and_validation_every_second_epoch": (pipelines, dict(check_val_every_n_epoch=2, num_sanity_val_steps=0)),
+    "a_pipeline_overfitted": (pipelines, dict(overfit_batches=2)),
+    "a_pipeline_in_fast_dev_run": (pipelines, dict(fast_dev_run=2)),
+    "a_stream_with_state": (streams, dict()),
+    "a_stream_with_state_and_workers": (functools.partial(streams, 2), dict(num_sanity_val_steps=0)),
+}
+
+
+def unindexed_twins(folder, callback, make, entry="fit", **options):
+    runs = []
+    for name, callbacks in (("with", [callback]), ("without", [])):
+        train, val = make()
+        net = functools.partial(Logbook, dropout=0.2, norm=True)
+        runs.append(traced(folder / name, callbacks, net, lambda train=train: train, lambda val=val: val, entry, **options))
+    order = runs[1].states[-1][1]["data"]
+    assert len(set(order)) > 3  # what the model saw, in its order, is compared, and batches differ
+    return differences(*runs)
+
+
+@pytest.mark.parametrize("case", UNINDEXED)
+def test_training_and_the_order_of_batches_are_the_same_with(case, tmp_path):
+    make, options = UNINDEXED[case]
+    callback = cam(batch=8, on_error="raise")
+    moments = watched(callback)
+    assert unindexed_twins(tmp_path, callback, make, **options) == []
+    assert moments
+
+
+@pytest.mark.parametrize("entry", ["validate", "test"])
+def test_evaluation_of_a_pipeline_leaves_no_trace(entry, tmp_path):
+    assert unindexed_twins(tmp_path, cam(batch=8, on_error="raise"), pipelines, entry) == []
+
+
+@pytest.mark.parametrize("make", [pipelines, streams])
+def test_a_batch_taken_from_the_users_own_loader_would_be_caught(make, tmp_path):
+    found = unindexed_twins(tmp_path, Bad(lambda trainer, module: next(iter(trainer.val_dataloaders))), make)
+    assert any(line.startswith("data") for line in found) and any(line.startswith("weight") for line in found)
 
 
 # negative controls: what must be caught

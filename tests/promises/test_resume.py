@@ -5,9 +5,11 @@ import torch
 from events import read_events
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from nets import STRICT, Net, cam, fit, loader
+from nets import STRICT, Net, Pictures, cam, fit, loader, trainer
+from streams import Pipeline, Stream
+from torch.utils.data import DataLoader
 
-from lightning_cam import Schedule
+from lightning_cam import Batch, Schedule
 
 pytestmark = [
     *STRICT,
@@ -22,7 +24,6 @@ WHERE = "relu/grad_cam"
 def run(folder, callback, epochs, *, ckpt=None, logger=False, **options):
     """Train with dropout, checkpoints kept at every epoch; returns callback and Trainer."""
     import lightning.pytorch as L
-    from nets import trainer
 
     L.seed_everything(3, verbose=False)
     keep = ModelCheckpoint(folder, "{epoch}", save_top_k=-1)
@@ -79,14 +80,13 @@ def test_the_pictures_of_a_resumed_run_are_those_of_an_uninterrupted_one(whole):
 @pytest.mark.parametrize("weights_only", [True, False, None])
 def test_it_resumes_whatever_weights_only_says(whole, weights_only, tmp_path):
     import lightning.pytorch as L
-    from nets import trainer
 
     folder, *_ = whole
     L.seed_everything(3, verbose=False)
     callback = cam()
     one = trainer(tmp_path, [callback], max_epochs=3)
     path = folder / "broken" / "epoch=1.ckpt"
-    one.fit(Net(), loader(24, size=4), loader(), ckpt_path=path, weights_only=weights_only)
+    one.fit(Net(), loader(24, size=4), loader(shuffle=True, augment=True), ckpt_path=path, weights_only=weights_only)
     assert callback.history[WHERE].titles == ["start", "1", "2", "3"]
 
 
@@ -99,7 +99,8 @@ def test_a_checkpoint_without_the_callbacks_state_resumes_with_a_column_of_its_o
 
 def test_a_checkpoint_of_the_middle_of_an_epoch_resumes(tmp_path):
     keep = ModelCheckpoint(tmp_path, "{epoch}-{step}", save_top_k=-1)
-    fit(tmp_path, [cam(), keep], max_epochs=1, val_check_interval=0.5, enable_checkpointing=True)
+    options = dict(val=loader(shuffle=True, augment=True), max_epochs=1, val_check_interval=0.5)
+    fit(tmp_path, [cam(), keep], enable_checkpointing=True, **options)
     first = min(tmp_path.glob("*.ckpt"), key=lambda path: int(path.stem.rpartition("=")[2]))
     callback = cam()
     run(tmp_path / "b", callback, 1, ckpt=first, val_check_interval=0.5)
@@ -107,8 +108,6 @@ def test_a_checkpoint_of_the_middle_of_an_epoch_resumes(tmp_path):
 
 
 def test_a_run_without_the_callback_goes_on_from_a_checkpoint_with_it(whole, tmp_path):
-    from nets import trainer
-
     folder, *_ = whole
     with pytest.warns(UserWarning, match="CAMCallback"):  # Lightning's own, that the callback is missing
         one = trainer(tmp_path, [], max_epochs=3)
@@ -142,3 +141,82 @@ def test_a_resumed_run_goes_on_with_the_frozen_reference(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(one.heats, other.heats, strict=True))
     run(tmp_path / "anew", straight, 1)
     assert straight.history[WHERE].titles == ["start", "1"]
+
+
+# the same samples, also where they have no index
+
+
+def resumed(folder, first, second, later=(), **options):
+    """Two epochs over a validation, and two more over another; the callbacks, and what was watched at each look.
+
+    ``later`` are options of the second Trainer alone.
+    """
+    callbacks, shown = [], []
+    for epochs, val, ckpt, more in ((2, first, None, ()), (4, second, folder / "epoch=1.ckpt", later)):
+        callback = cam(**{"batch": 5, "on_error": "raise", **options})
+        callback.watcher.observers.append(lambda result: shown.append(result.batch.images))
+        keep = ModelCheckpoint(folder, "{epoch}", save_top_k=-1)
+        one = trainer(folder, [callback, keep], max_epochs=epochs, enable_checkpointing=True, **dict(more))
+        one.fit(Net(), loader(24, size=4), val, ckpt_path=ckpt)
+        callbacks.append(callback)
+    return callbacks, shown
+
+
+STREAMS = {
+    "a stream": lambda: DataLoader(Stream(), 3),
+    "a stream of two workers": lambda: DataLoader(Stream(), 3, num_workers=2),
+    "a pipeline": Pipeline,
+    "an index": lambda: loader(shuffle=True, augment=True),
+}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+@pytest.mark.parametrize("count", [5, 8])
+def test_the_same_samples_come_back_where_data_starts_the_same(kind, count, tmp_path):
+    (_, second), shown = resumed(tmp_path, STREAMS[kind](), STREAMS[kind](), batch=count)
+    assert second.history[WHERE].titles == ["start", "1", "2", "3", "4"]
+    # eight were asked for, and two batches of three passed by in the sanity check
+    assert len(shown) == 5 and len(shown[0]) == (count if kind == "an index" else min(count, 6))
+    assert all(torch.equal(shown[0], images) for images in shown)
+
+
+def test_a_run_that_began_with_fewer_samples_than_asked_for_goes_on_with_those(tmp_path):
+    val = DataLoader(Stream(), 3)
+    (_, second), shown = resumed(tmp_path, val, val, later=dict(num_sanity_val_steps=0), batch=8)
+    assert second.history[WHERE].titles == ["start", "1", "2", "3", "4"]
+    assert len(shown) == 5 and all(torch.equal(images, Stream().pictures.images[:6]) for images in shown)
+
+
+@pytest.mark.parametrize("differing", [2, 5])
+def test_other_samples_after_a_resume_are_one_warning_and_a_batch_handed_in_is_the_way_out(differing, tmp_path):
+    first = DataLoader(Stream(), 3)
+    moved = DataLoader(Stream(start=5), 3)
+    if differing == 2:
+        batch = [images.clone() for images, _ in first]
+        batch = torch.cat(batch)[:5]
+        batch[[1, 4]] *= 0.5
+        moved = DataLoader([(image, 0) for image in batch], 3)
+    with pytest.warns(UserWarning, match=rf"CAMCallback: {differing} of 5 samples differ.*Batch\(samples=batch\)") as told:
+        (_, second), _ = resumed(tmp_path, first, moved)
+    assert sum("samples differ" in str(warning.message) for warning in told) == 1
+    assert second.history[WHERE].titles == ["start", "1", "2", "3", "4"]
+    batch = torch.cat([images for images, _ in first])[:5], torch.cat([labels for _, labels in first])[:5]
+    resumed(tmp_path / "handed in", first, DataLoader(Stream(start=5), 3), batch=Batch(samples=batch))
+
+
+def test_fingerprints_load_with_weights_only_and_a_checkpoint_without_them_resumes(tmp_path):
+    resumed(tmp_path, loader(), loader())
+    path = tmp_path / "epoch=1.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    (state,) = (state for key, state in checkpoint["callbacks"].items() if key.startswith("CAMCallback"))
+    assert len(state.pop("samples")) == 5
+    torch.save(checkpoint, path)
+    callback = cam(batch=[9, 8, 7, 6, 5], on_error="raise")
+    trainer(tmp_path, [callback], max_epochs=3).fit(Net(), loader(24, size=4), loader(), ckpt_path=path)
+    assert callback.history[WHERE].titles == ["start", "1", "2", "3"]
+    with pytest.warns(UserWarning, match="5 of 5 samples differ"):
+        resumed(tmp_path / "other", loader(), DataLoader(Pictures(24).images.flip(0).split(1), 3, collate_fn=labelled))
+
+
+def labelled(samples):
+    return torch.cat(samples), torch.zeros(len(samples), dtype=torch.long)

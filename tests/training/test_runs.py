@@ -7,7 +7,6 @@ import pytest
 import torch
 from nets import BOXES, SMALL, STRICT, Net, Quiet, cam, fit, loader, trainer
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
 from watching import watched
 
 from lightning_cam import CAMCallback
@@ -45,21 +44,6 @@ def test_transfer_hooks_are_told_which_loader_the_batch_is_of(tmp_path):
     told: list = []
     fit(tmp_path, cam(batch=dict(samples=5, loader=1)), Told(), val=[loader(6), loader(9)])
     assert {idx for size, idx in told if size == 5} == {1}
-
-
-class Stream(IterableDataset):
-    def __iter__(self):
-        yield from (loader().dataset[i] for i in range(12))
-
-
-def test_an_iterable_dataset_is_one_warning_and_its_first_samples_are_watched(tmp_path):
-    callback = cam(batch=5)
-    batches: list = []
-    callback.watcher.observers.append(lambda result: batches.append(result.batch))
-    with pytest.warns(UserWarning, match="has no samples by index") as told:
-        fit(tmp_path, callback, train=DataLoader(Stream(), 4), val=DataLoader(Stream(), 3), max_epochs=3)
-    assert sum("no samples by index" in str(w.message) for w in told) == 1
-    assert all(torch.equal(batch.images, loader().dataset.images[:5]) for batch in batches)
 
 
 @pytest.mark.parametrize("given", ["alone", "list"])
