@@ -91,7 +91,7 @@ def _map_layout(shape: tuple[int, ...], sides: tuple[int, ...]) -> Layout | None
     first, last = shape[2:], shape[1:-1]
     # channels first, unless only the sides before the last stand to the image's as one stride does
     layout = Layout(0, 1, first)
-    if _skew(sides, first) > _SKEW >= _skew(sides, last) and math.prod(last) > 1:
+    if _skew(sides, first) > _SKEW >= _skew(sides, last):
         layout = Layout(0, len(shape) - 1, last)
     if math.prod(layout.grid) > 1:
         return layout

@@ -181,6 +181,17 @@ def test_tokens_split_over_heads_are_told_from_maps(shape, image, tokens, split)
     assert is_split_tokens(shape, (2, 3, *image), tokens, layout) is split
 
 
+def test_one_cell_is_no_map_wherever_its_channels_are():
+    """As in ConvNeXt V2 at the end of small images: [b 1 1 c] is no row of c cells."""
+    for image in [(2, 3, 32, 32), (2, 3, 64, 48)]:
+        assert infer_layout((2, 1, 1, 64), image) is None
+        assert infer_layout((2, 64, 1, 1), image) is None
+    assert infer_layout((2, 1, 1, 64), (2, 1, 32, 128)) == Layout(0, 1, (1, 64))
+    assert infer_layout((2, 1, 2, 64), (2, 3, 32, 64)) == Layout(0, 3, (1, 2))
+    net = timm.create_model("convnextv2_atto", depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), num_classes=5).eval()
+    assert explain(net, torch.rand(2, 3, 32, 32)).layer == "stages.3.downsample.0"
+
+
 def test_maps_are_never_tokens_of_maps():
     assert not is_split_tokens((1, 8, 4, 4), (1, 3, 64, 64), (1, 8, 4, 4), Layout(0, 1, (4, 4)))
 
