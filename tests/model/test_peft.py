@@ -17,12 +17,12 @@ from vits import ViT, photos
 from zoo import conv_head, gap_linear, images
 
 from lightning_cam import explain
-from lightning_cam.capture.session import open_session
 from lightning_cam.model.head import head_weight
 from lightning_cam.model.merged import merged_bias, merged_weight
 from lightning_cam.model.names import find_layer, modules_by_name
 from lightning_cam.model.trace import record_calls
 from lightning_cam.model.wrapped import unwrapped
+from lightning_cam.no_trace import no_trace
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -232,8 +232,9 @@ def test_parameters_that_a_forward_replaces_come_back_in_their_order():
 
     net = Replacing()
     before = dict(net.named_parameters())
-    with open_session(net, []) as session:
-        session.run(torch.rand(1, 3, 4, 4))
+    with no_trace(net):
+        net(torch.rand(1, 3, 4, 4))
+        assert dict(net.named_parameters())["first"] is not before["first"]
     after = dict(net.named_parameters())
     assert list(after) == ["first", "second", "born"]  # what it makes at its first forward it keeps
     assert all(after[name] is before[name] for name in before)
