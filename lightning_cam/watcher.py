@@ -215,9 +215,8 @@ class Watcher:
 
     def _fixed_batch(self, fitting: bool) -> FixedBatch:
         if self.batch is None:
-            with no_trace(
-                self.owner or self._model
-            ):  # hooks of a batch's way to the device may ask whether the model is training
+            # hooks of a batch's way to the device may ask whether the model is training
+            with no_trace(self.owner or self._model):
                 self.batch = self.load() if self.load else load_plain_batch(self._model, self.data, self.batch_options)
             self.call = ModelCall(self.forward, self.batch.inputs, self.batch.picture)
             warn_of_clipping(self.batch, self.style, self.notices)
@@ -241,8 +240,7 @@ class Watcher:
         """The default layer is looked for once."""
         if not self.layer_names and not self.layers:
             self.notices.say(f"watching the layer {session.layers[0]!r}, found by itself")
-        for text in session.call.in_words():
-            self.notices.say(text)
+        self.notices.say(session.call.in_words())
         self.layer_names = list(session.layers)
 
 

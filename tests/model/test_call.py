@@ -91,7 +91,7 @@ def test_a_call_is_settled_once():
     for _ in range(3):
         call.settle(model, X)
     assert runs == [1] and call.arguments == Arguments(whole=True)
-    assert call.in_words() == ["the model is given the whole batch"]
+    assert call.in_words() == "the model is given the whole batch"
     assert torch.equal(call(model, X), Plain.forward(model, X))
 
 

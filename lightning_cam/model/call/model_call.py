@@ -42,12 +42,11 @@ class ModelCall:
         """Whether the model is given more of each sample than its image."""
         return self.inputs.batch is not None and self.arguments is not None and self.arguments.beyond_images
 
-    def in_words(self) -> list[str]:
-        """What was settled that the user did not write, for a message."""
-        texts = []
-        if self.arguments is not None and (self.arguments.whole or self.arguments.names):
-            texts.append(f"the model is given {self.arguments.in_words()}")
-        return texts
+    def in_words(self) -> str:
+        """What was settled that the user did not write, for a message; empty for the images alone."""
+        if self.arguments is None or not (self.arguments.whole or self.arguments.names):
+            return ""
+        return f"the model is given {self.arguments.in_words()}"
 
     def shape(self, images: Shaped[Tensor, "b ..."]) -> tuple[int, ...]:
         """The shape by which maps are read: that of the pictures that the images are, or stand for."""
