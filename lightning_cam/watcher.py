@@ -23,12 +23,11 @@ from lightning_cam.render.style import Style
 from lightning_cam.targets import state
 from lightning_cam.targets.adapters import find
 from lightning_cam.training.concept_tracker import ConceptTracker
-from lightning_cam.training.evidence import with_evidence
 from lightning_cam.training.fingerprints import Fingerprints
 from lightning_cam.training.history import History
 from lightning_cam.training.notices import Notices, warn_of_clipping
 from lightning_cam.training.publisher import Publisher
-from lightning_cam.training.records import LookResult, logged_numbers, make_records, with_numbers
+from lightning_cam.training.records import LookResult, logged_numbers, make_records, with_evidence, with_numbers
 from lightning_cam.training.reporter import Album, report_look
 
 T = TypeVar("T")

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from lightning_cam.capture.evidence import known_shares
 from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.predictions import predict
 from lightning_cam.concepts import Concepts
@@ -19,6 +20,9 @@ from lightning_cam.metrics.measure import measure, summarize
 from lightning_cam.record import Earlier, Moment, Predictions, Record, to_host
 from lightning_cam.registry import Entry
 from lightning_cam.training.history import History
+from lightning_cam.training.notices import Notices
+
+LITTLE = 0.3  # of the evidence on the map, below which a warning is due
 
 Attempt = Callable[..., Any]  # (what, function, *args) -> what the function gives, None where it failed
 
@@ -116,6 +120,20 @@ def with_numbers(
     return numbered
 
 
+def with_evidence(records: Sequence[Record], forward: Forward, notices: Notices) -> list[Record]:
+    """Records with the share of the evidence that is on their map, where maps or metrics took the gradient it needs."""
+    layers = dict.fromkeys(record.layer for record in records if _is_of_its_layer(record, forward))
+    shares = {layer: known_shares(forward, layer) for layer in layers}
+    known = {layer: share for layer, share in shares.items() if share is not None}
+    on_host = dict(zip(known, to_host(list(known.values())), strict=True))
+    for layer, share in on_host.items():
+        if float(share.nanmean()) < LITTLE:
+            notices.warn(_little(forward.title(layer), float(share.nanmean())), f"little evidence on the map of {layer}")
+    return [
+        replace(record, on_map=on_host.get(record.layer)) if _is_of_its_layer(record, forward) else record for record in records
+    ]
+
+
 def logged_numbers(records: Sequence[Record], tag: str, alone: bool) -> dict[str, float]:
     """Each metric's mean where it is defined, and the share of samples for which it is, under the tags they are logged by.
 
@@ -152,3 +170,17 @@ def _extremes(flat: Float[Tensor, "n *m"], absent: Tensor | None) -> Float[Tenso
     if not len(present):
         return flat.new_zeros(2)
     return torch.stack([present.amin(), present.amax()])
+
+
+def _is_of_its_layer(record: Record, forward: Forward) -> bool:
+    """Whether a map shows the places of one layer: it is fused of no others, nor a map of the image's own, as occlusion is."""
+    grid = forward.outputs[record.layer].layout.grid
+    return record.title == forward.title(record.layer) and record.heat.shape[2:] == grid
+
+
+def _little(layer: str, share: float) -> str:
+    return (
+        f"at the layer {layer!r} only {share:.0%} of the evidence (sum |gradient * activation|) is on the map; the rest is at "
+        "class and register tokens, which have no place in a picture, and a clean map does not show where they have it from "
+        "(arXiv 2505.05892). At an earlier layer more of it is at the patches still; attention_relevance follows it there."
+    )
