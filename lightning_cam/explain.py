@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped, UInt8
+from lightning.fabric.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_cam.capture.session import open_session
@@ -35,7 +36,7 @@ class Explanation:
         heat: raw maps at layer resolution, signed where the method is; [b u v], or [b t u v] for several targets; of signals
             and volumes with one or three sides.
         score: the numbers explained, [b] or [b t].
-        logits: the model's output, [b k] for a classifier.
+        logits: the model's output, [b k] for a classifier; where that is probabilities, the logits explained.
         classes: the classes explained, [b] or [b t], where the target is a class.
         layer: the layer's name, or the fusion and the names of its layers.
         method: the method's name.
@@ -225,6 +226,8 @@ def explain(
         (plan,) = map_plans(session.layers, [entry], fusion)
         heat = plan.heat(result)
         title = plan.title(result)
+        for text in result.in_words():
+            rank_zero_info(f"explain: {text}")
     choice = result.target_scores.choice
     # a graph held by the result would hold the model's activations too
     score = result.target_scores.score.detach()
@@ -236,10 +239,7 @@ def explain(
         score = score[:, 0]
     if choice.single and classes is not None:
         classes = classes[:, 0]
-    logits = result.output
-    if isinstance(logits, Tensor):
-        logits = logits.detach()
-    return Explanation(heat, score, logits, classes, title, entry.label, samples.pictures)
+    return Explanation(heat, score, result.logits, classes, title, entry.label, samples.pictures)
 
 
 def _listed(layer: Any) -> list[str | nn.Module]:

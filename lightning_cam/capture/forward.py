@@ -13,6 +13,7 @@ from lightning_cam.capture.attention import Attention, attend
 from lightning_cam.capture.gradient import derivative
 from lightning_cam.capture.hooks import LayerOutput, Replacement
 from lightning_cam.model.output import is_detections
+from lightning_cam.model.probabilities import Reading
 from lightning_cam.model.trace import Call
 from lightning_cam.targets.target import TargetScores
 
@@ -24,7 +25,7 @@ class Forward:
     Attributes:
         session: the session in which it ran, and in which changed samples are run; it must still be open for that.
         images: the input.
-        output: the logits, or what else the model gave.
+        reading: what the model gave, and the logits of it.
         scores: the numbers explained; None where nothing is explained.
         outputs: what the watched layers returned, by their names.
         calls: the calls of the model's modules, in the order in which they returned.
@@ -34,7 +35,7 @@ class Forward:
 
     session: Any  # a Session, whose file imports this one
     images: Shaped[Tensor, "b ..."]
-    output: Any
+    reading: Reading
     scores: TargetScores | None
     outputs: Mapping[str, LayerOutput]
     calls: list[Call]
@@ -52,6 +53,26 @@ class Forward:
         if self.scores is None:
             raise ValueError("This forward was run without a target, so there is no score; name a target.")
         return self.scores
+
+    @property
+    def output(self) -> Any:
+        """The logits, or what else the model gave; of probabilities the logits in front of them, where these are explained."""
+        if self.scores is not None and self.scores.of_logits:
+            return self.reading.logits
+        return self.reading.output
+
+    @property
+    def logits(self) -> Any:
+        """The output, detached."""
+        if isinstance(self.output, Tensor):
+            return self.output.detach()
+        return self.output
+
+    def in_words(self) -> list[str]:
+        """What is explained that the user did not write, for a message."""
+        if self.reading.note and self.target_scores.of_logits:
+            return [self.reading.note]
+        return []
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -148,22 +169,22 @@ class Forward:
         replacement = None
         if activation is not None:
             n = len(activation)
-            record = self.outputs[layer]
-            replacement = Replacement(layer, record.call, record.layout, activation)
+            replacement = Replacement(layer, self.outputs[layer], activation)
             if is_detections(self.output) or self.session.call.beyond_images:
                 # gives as many results as images, or joins them with what else it is given; elsewhere one image does for all
                 images = images.expand(n, *images.shape[1:])
         output = self.session.run(images, replacement, samples)
         self._require_same_width(output)
-        return self.target_scores.of_output(output, samples, n)
+        return self.target_scores.of_output(self.session.reader.read(output), samples, n)
 
     def _require_same_width(self, output: Any) -> None:
         """Refuse an output that lost columns: an entry of the batch with as many rows as samples was none of the samples'."""
-        if not isinstance(output, Tensor) or not isinstance(self.output, Tensor):
+        unchanged = self.reading.output
+        if not isinstance(output, Tensor) or not isinstance(unchanged, Tensor):
             return
-        if output.shape[1:] != self.output.shape[1:]:
+        if output.shape[1:] != unchanged.shape[1:]:
             raise ValueError(
-                f"A changed sample gives an output {list(output.shape)}, the batch {list(self.output.shape)}: an entry of the "
+                f"A changed sample gives an output {list(output.shape)}, the batch {list(unchanged.shape)}: an entry of the "
                 f"batch has {len(self.images)} rows, as many as there are samples, but not one a sample. Watch another "
                 "number of samples, Batch(samples=...), or give the entry to the model by forward=."
             )

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_cam.capture.forward import Forward
+from lightning_cam.model.probabilities import Reading
 from lightning_cam.record import Predictions, to_host
 
 
@@ -19,17 +20,25 @@ def predict(forward: Forward) -> Predictions:
     nan = torch.full((b, t), torch.nan, device=score.device)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         return Predictions(*to_host([classes, nan, unknown, nan[:, 0], unknown]))
-    logits = logits.detach().float()
     labels = _class_labels(forward.labels, unknown)
-    if (
-        forward.labels is not None and forward.labels.shape == logits.shape
-    ):  # several classes may be right, so none is predicted
-        probability = _of_classes(logits.sigmoid(), classes)
+    several = forward.labels is not None and forward.labels.shape == logits.shape
+    probabilities = _probabilities(forward.reading, several)
+    # several classes may be right, so none is predicted
+    if several or (forward.reading.kind == "sigmoid" and forward.labels is None):
+        probability = _of_classes(probabilities, classes)
         return Predictions(*to_host([classes, probability, unknown, nan[:, 0], labels]))
-    probabilities = logits.softmax(1)
     best = probabilities.max(1)
     probability = _of_classes(probabilities, classes)
     return Predictions(*to_host([classes, probability, best.indices, best.values, labels]))
+
+
+def _probabilities(reading: Reading, several: bool) -> Float[Tensor, "b k"]:
+    """Those that the model gives, as they are; else of its logits, of each class for itself where several may be right."""
+    if reading.kind is not None:
+        told: Tensor = reading.output.detach().float()
+        return told
+    logits: Tensor = reading.logits.detach().float()
+    return logits.sigmoid() if several else logits.softmax(1)
 
 
 def _class_labels(labels: Shaped[Tensor, "b ..."] | None, unknown: Int[Tensor, "b"]) -> Int[Tensor, "b"]:

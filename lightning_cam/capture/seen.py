@@ -46,11 +46,8 @@ class Seen:
 
     @property
     def logits(self) -> Any:
-        """The model's output, [b k] for a classifier, detached."""
-        output = self.forward.output
-        if isinstance(output, Tensor):
-            return output.detach()
-        return output
+        """The model's output, [b k] for a classifier, detached; of probabilities the logits, where these are explained."""
+        return self.forward.logits
 
     @property
     def score(self) -> Float[Tensor, "b"]:

@@ -18,7 +18,7 @@ from lightning_cam.cli.options import build_parser
 from lightning_cam.data.class_names import class_index, class_name, read_class_names
 from lightning_cam.explain import Explanation, explain
 from lightning_cam.heat import maximum
-from lightning_cam.model.trace import Call
+from lightning_cam.model.trace import Call, map_shapes
 from lightning_cam.registry import METHODS
 from lightning_cam.render.picture import FILE_ENDINGS
 from lightning_cam.render.style import Style
@@ -160,7 +160,7 @@ def _layers(args: argparse.Namespace) -> None:
             return session.activations(images).calls, session.layers[0]
 
     calls, default = _run(trace, loaded.model, images)
-    shapes = {call.name: call.map_shape for call in calls if call.name and call.layout}
+    shapes = map_shapes(calls)
     width = max(map(len, shapes))
     for name, shape in shapes.items():
         line = f"{name:<{width}}  {' x '.join(map(str, shape))}"

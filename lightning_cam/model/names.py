@@ -1,10 +1,14 @@
 """A layer by its dotted name, near misses named."""
 
+import re
+
 from torch import nn
 
 from lightning_cam.registry import did_you_mean
 
-_ACCEPTED = "A layer is its dotted name, `name#i` for one of its calls, or a module of the model"
+_ACCEPTED = "A layer is its dotted name, `name#i` for one of its calls, `name[i]` for a part of what it returns, or a module"
+# in either order: a call's part, or a part's call
+_ENDS = re.compile(r"(?P<before>(?:\[[^\[\]]+\])*)(?P<call>#\d+)?(?P<after>(?:\[[^\[\]]+\])*)$")
 
 
 def clean_name(name: str) -> str:
@@ -26,7 +30,10 @@ def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> str:
-    """The layer's dotted name in the model; ``name#i`` for one call of a layer that is called several times.
+    """The layer's dotted name in the model.
+
+    ``name#i`` is one call of a layer that is called several times, ``name[i]`` or ``name[key]`` a part of a tuple, list, dict or
+    object that it returns; ``name[i]#j`` is both.
 
     Raises:
         ValueError: if the model has no such layer, near names are told; or for an empty name.
@@ -40,8 +47,9 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> str:
     if not layer:
         raise ValueError(f"{_ACCEPTED}; got an empty name.")
     base, call = split_call(layer)
-    if call is not None:
-        return f"{find_layer(model, base)}#{call}"
+    if base != layer:
+        keys = "".join(f"[{key}]" for key in split_keys(layer))
+        return find_layer(model, base) + keys + ("" if call is None else f"#{call}")
     modules = modules_by_name(model)
     name = clean_name(layer)
     if name not in modules:
@@ -66,13 +74,28 @@ def _no_layer(model: nn.Module, layer: str, names: list[str]) -> str:
 
 
 def split_call(name: str) -> tuple[str, int | None]:
-    """A layer's dotted name and which of its calls is meant, from 0; None for the last.
+    """A layer's dotted name, and which of its calls is meant, from 0; None for the last.
 
     Example:
-        >>> split_call("layer4.relu#1")
-        ('layer4.relu', 1)
+        >>> split_call("layer4.relu#1"), split_call("blocks.3[0]")
+        (('layer4.relu', 1), ('blocks.3', None))
     """
-    base, _, call = name.rpartition("#")
-    if base and call.isdigit():
-        return base, int(call)
-    return name, None
+    ends = _ENDS.search(name)
+    assert ends is not None  # an empty end fits every name
+    base, call = name[: ends.start()], ends["call"]
+    if not base:
+        return name, None
+    return base, None if call is None else int(call[1:])
+
+
+def split_keys(name: str) -> list[str]:
+    """The keys that lead to a part of what a layer returns, from the outside in; none for the whole.
+
+    Example:
+        >>> split_keys("blocks.3[0]#1"), split_keys("encoder[hidden_states][-1]")
+        (['0'], ['hidden_states', '-1'])
+    """
+    ends = _ENDS.search(name)
+    assert ends is not None
+    keys = re.findall(r"\[([^\[\]]+)\]", ends["before"] + ends["after"])
+    return [key.strip("'\"") for key in keys]

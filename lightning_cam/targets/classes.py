@@ -12,7 +12,7 @@ from lightning_cam.targets.logits import class_logits, describe_labels
 from lightning_cam.targets.target import Choice
 
 
-@TARGETS.register
+@TARGETS.register(reads="logits")
 def label(logits: Any, label: Shaped[Tensor, "b ..."] | None) -> Int[Tensor, "b"]:
     """The labelled class: the same class at every look, so curves and pictures stay comparable."""
     class_logits(logits)
@@ -31,13 +31,13 @@ def label(logits: Any, label: Shaped[Tensor, "b ..."] | None) -> Int[Tensor, "b"
     return label
 
 
-@TARGETS.register
+@TARGETS.register(reads="logits")
 def predicted(logits: Any, label: Tensor | None) -> Int[Tensor, "b"]:
     """The class of the largest logit; it may change from look to look."""
     return class_logits(logits).argmax(1)
 
 
-@TARGETS.register
+@TARGETS.register(reads="logits")
 def runner_up(logits: Any, label: Tensor | None) -> Int[Tensor, "b"]:
     """The class of the second largest logit: what the model would have said instead.
 
@@ -50,13 +50,13 @@ def runner_up(logits: Any, label: Tensor | None) -> Int[Tensor, "b"]:
     return z.topk(2, dim=1).indices[:, 1]
 
 
-@TARGETS.register
+@TARGETS.register(reads="logits")
 def top_k(logits: Any, label: Tensor | None, *, k: int = 5) -> Int[Tensor, "b t"]:
     """The k classes of the largest logits, best first."""
     return class_logits(logits).topk(min(k, logits.shape[1]), dim=1).indices
 
 
-@TARGETS.register
+@TARGETS.register(reads="logits")
 def positives(logits: Any, label: Shaped[Tensor, "b ..."] | None) -> Int[Tensor, "b t"]:
     """Every class that a multi-hot label [b k] sets (above 0.5), in order of classes: one map for each.
 
