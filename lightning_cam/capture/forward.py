@@ -25,22 +25,24 @@ class Forward:
     Attributes:
         session: the session in which it ran, and in which changed samples are run; it must still be open for that.
         images: the input.
-        reading: what the model gave, and the logits of it.
+        output: the logits, or what else the model gave; of probabilities the logits, where these are explained.
         scores: the numbers explained; None where nothing is explained.
         outputs: what the watched layers returned, by their names.
         calls: the calls of the model's modules, in the order in which they returned.
         labels: the samples' labels.
         regions: masks by name.
+        reading: how the model's output was read; by default as it is.
     """
 
     session: Any  # a Session, whose file imports this one
     images: Shaped[Tensor, "b ..."]
-    reading: Reading
+    output: Any
     scores: TargetScores | None
     outputs: Mapping[str, LayerOutput]
     calls: list[Call]
     labels: Shaped[Tensor, "b ..."] | None = None
     regions: Mapping[str, Bool[Tensor, "b *s"]] = field(default_factory=dict)
+    reading: Reading = field(default_factory=lambda: Reading.of(None))
     _gradients: dict[int, dict[str, Tensor | None]] = field(default_factory=dict)
 
     @property
@@ -53,13 +55,6 @@ class Forward:
         if self.scores is None:
             raise ValueError("This forward was run without a target, so there is no score; name a target.")
         return self.scores
-
-    @property
-    def output(self) -> Any:
-        """The logits, or what else the model gave; of probabilities the logits in front of them, where these are explained."""
-        if self.scores is not None and self.scores.of_logits:
-            return self.reading.logits
-        return self.reading.output
 
     @property
     def logits(self) -> Any:
@@ -179,12 +174,11 @@ class Forward:
 
     def _require_same_width(self, output: Any) -> None:
         """Refuse an output that lost columns: an entry of the batch with as many rows as samples was none of the samples'."""
-        unchanged = self.reading.output
-        if not isinstance(output, Tensor) or not isinstance(unchanged, Tensor):
+        if not isinstance(output, Tensor) or not isinstance(self.output, Tensor):
             return
-        if output.shape[1:] != unchanged.shape[1:]:
+        if output.shape[1:] != self.output.shape[1:]:
             raise ValueError(
-                f"A changed sample gives an output {list(output.shape)}, the batch {list(unchanged.shape)}: an entry of the "
+                f"A changed sample gives an output {list(output.shape)}, the batch {list(self.output.shape)}: an entry of the "
                 f"batch has {len(self.images)} rows, as many as there are samples, but not one a sample. Watch another "
                 "number of samples, Batch(samples=...), or give the entry to the model by forward=."
             )

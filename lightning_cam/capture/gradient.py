@@ -56,7 +56,8 @@ def inference_mode_as_no_grad() -> Iterator[None]:
             torch.set_grad_enabled(False)
             return tuple(map(without_inference, args))
 
-        modes.callback(register_module_forward_pre_hook(leave).remove)
+        hook: Any = leave  # torch takes changed arguments from it, which its types do not tell
+        modes.callback(register_module_forward_pre_hook(hook).remove)
         try:
             yield
         except RuntimeError as error:

@@ -5,7 +5,6 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from lightning_cam.capture.forward import Forward
-from lightning_cam.model.probabilities import Reading
 from lightning_cam.record import Predictions, to_host
 
 
@@ -22,7 +21,7 @@ def predict(forward: Forward) -> Predictions:
         return Predictions(*to_host([classes, nan, unknown, nan[:, 0], unknown]))
     labels = _class_labels(forward.labels, unknown)
     several = forward.labels is not None and forward.labels.shape == logits.shape
-    probabilities = _probabilities(forward.reading, several)
+    probabilities = _probabilities(forward, logits, several)
     # several classes may be right, so none is predicted
     if several or (forward.reading.kind == "sigmoid" and forward.labels is None):
         probability = _of_classes(probabilities, classes)
@@ -32,13 +31,14 @@ def predict(forward: Forward) -> Predictions:
     return Predictions(*to_host([classes, probability, best.indices, best.values, labels]))
 
 
-def _probabilities(reading: Reading, several: bool) -> Float[Tensor, "b k"]:
+def _probabilities(forward: Forward, logits: Float[Tensor, "b k"], several: bool) -> Float[Tensor, "b k"]:
     """Those that the model gives, as they are; else of its logits, of each class for itself where several may be right."""
-    if reading.kind is not None:
-        told: Tensor = reading.output.detach().float()
-        return told
-    logits: Tensor = reading.logits.detach().float()
-    return logits.sigmoid() if several else logits.softmax(1)
+    if forward.reading.kind is not None:
+        given: Tensor = forward.reading.output.detach()
+        return given.float()
+    if several:
+        return logits.detach().float().sigmoid()
+    return logits.detach().float().softmax(1)
 
 
 def _class_labels(labels: Shaped[Tensor, "b ..."] | None, unknown: Int[Tensor, "b"]) -> Int[Tensor, "b"]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
@@ -55,6 +56,11 @@ class Seen:
         return at_least_float(self.forward.target_scores.score[:, self.position].detach())
 
     @property
+    def score_eps(self) -> float:
+        """The relative rounding of the score, and so of differences of scores: that of the precision in which it is."""
+        return torch.finfo(self.forward.target_scores.score.dtype).eps
+
+    @property
     def classes(self) -> Int[Tensor, "b"] | None:
         """The class whose logit is explained, where it is one; of a sample that has no such target, any."""
         choice = self.forward.target_scores.choice
@@ -89,6 +95,11 @@ class Seen:
                 f"nothing behind this layer mixes with the others. Name {self._before_attention()}. {near}"
             )
         return maps
+
+    @property
+    def eps(self) -> float:
+        """The relative rounding of activation and gradient: that of the precision in which the layer's output is."""
+        return torch.finfo(self.forward.outputs[self.layer].output.dtype).eps
 
     @property
     def attention(self) -> Attention:

@@ -19,7 +19,7 @@ from lightning_cam.model.default_layer import find_default_layer
 from lightning_cam.model.head import head_weight
 from lightning_cam.model.names import find_layer
 from lightning_cam.model.output import Output, find_logits
-from lightning_cam.model.probabilities import OutputReader, Reading
+from lightning_cam.model.probabilities import OutputReader
 from lightning_cam.model.trace import record_calls
 from lightning_cam.no_trace import no_trace
 from lightning_cam.targets.target import Choice, Target, score_output
@@ -139,7 +139,7 @@ class Session:
         """Run the model once without gradient, for what its layers return alone."""
         with torch.no_grad():
             recording, result = self._record(images, differentiable=False)
-        return Forward(self, images, Reading.of(result), None, recording.outputs, recording.calls)
+        return Forward(self, images, result, None, recording.outputs, recording.calls)
 
     def _recorded(
         self,
@@ -164,7 +164,8 @@ class Session:
                 scores = score_output(target, reading, labels, head_weight(recording.calls, reading.logits), choice)
             if scores.score.requires_grad or recorded_to_the_end:
                 break
-        return Forward(self, images, reading, scores, recording.outputs, recording.calls, labels, regions)
+        output = reading.logits if scores.of_logits else reading.output
+        return Forward(self, images, output, scores, recording.outputs, recording.calls, labels, regions, reading)
 
     def _record(self, images: Tensor, differentiable: bool) -> tuple[Recording, Any]:
         self._settle(images)

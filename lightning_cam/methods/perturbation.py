@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_cam.capture.seen import Seen
+from lightning_cam.heat import above_rounding
 from lightning_cam.methods.gradient import weighted
 from lightning_cam.registry import METHODS
 
@@ -38,7 +39,9 @@ def ablation_cam(seen: Seen, *, chunk: int = 64) -> Float[Tensor, "b *m"]:
     score = seen.score
     ablated = torch.stack([_rescored(seen, i, a.shape[1], partial(_ablated, a[i]), chunk) for i in range(len(a))])
     size = score.abs()
-    w = (score[:, None] - ablated) / size.where(size > 0, 1)[:, None]
+    # as of a map: where no score differs from another but by rounding, no channel counts
+    rounding = seen.score_eps * (size + ablated.abs().amax(1))
+    w = above_rounding(score[:, None] - ablated, rounding) / size.where(size > 0, 1)[:, None]
     return weighted(w, a)
 
 
@@ -71,7 +74,7 @@ def recipro_cam(seen: Seen, *, kernel: Sequence[float] = (1.0,), chunk: int = 64
     single = torch.stack([_rescored(seen, i, places, partial(_single, a[i], kernel=shares), chunk) for i in range(len(a))])
     empty = torch.cat([seen.rescore(i, activation=torch.zeros_like(a[i : i + 1])) for i in range(len(a))])
     heat: Tensor = (single - empty[:, None]).unflatten(1, a.shape[2:])
-    return heat
+    return above_rounding(heat, seen.score_eps * (single.abs().amax(1) + empty.abs()))
 
 
 def _ablated(a: Float[Tensor, "c *m"], channels: Int[Tensor, "n"]) -> Float[Tensor, "n c *m"]:

@@ -6,7 +6,9 @@ from torch import nn
 
 from lightning_cam.registry import did_you_mean
 
-_ACCEPTED = "A layer is its dotted name, `name#i` for one of its calls, `name[i]` for a part of what it returns, or a module"
+_ACCEPTED = (
+    "A layer is its dotted name, `name#i` for one of its calls, `name[i]` for a part of its output, or a module of the model"
+)
 # in either order: a call's part, or a part's call
 _ENDS = re.compile(r"(?P<before>(?:\[[^\[\]]+\])*)(?P<call>#\d+)?(?P<after>(?:\[[^\[\]]+\])*)$")
 
@@ -32,8 +34,8 @@ def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
 def find_layer(model: nn.Module, layer: str | nn.Module) -> str:
     """The layer's dotted name in the model.
 
-    ``name#i`` is one call of a layer that is called several times, ``name[i]`` or ``name[key]`` a part of a tuple, list, dict or
-    object that it returns; ``name[i]#j`` is both.
+    ``name#i`` is one call of a layer that is called several times, ``name[i]`` or ``name[key]`` a part of the tuple, list, dict
+    or object that it returns; ``name[i]#j`` is both.
 
     Raises:
         ValueError: if the model has no such layer, near names are told; or for an empty name.

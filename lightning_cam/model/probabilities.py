@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -56,8 +57,8 @@ class _Rule:
 class OutputReader:
     """Whether a model's outputs are probabilities, and their logits in every run.
 
-    What gives them away is, at the unchanged samples: a softmax over the classes or a sigmoid as the last module, which gave the
-    model's output; rows over the classes that are in [0, 1] and sum to 1; or a sigmoid as the last function, as autograd
+    What gives them away is, at the unchanged samples: a softmax over the classes or a sigmoid as the last module, which gave
+    the model's output; rows over the classes that are in [0, 1] and sum to 1; or a sigmoid as the last function, as autograd
     recorded it. Numbers that merely happen to lie in [0, 1] are none.
 
     Attributes:
@@ -111,8 +112,13 @@ class OutputReader:
             if kind is None or not _is_same(gave, output) or (kind == "softmax" and not _over_classes(module, gave)):
                 continue
             note = f"the model gives probabilities: explained are the logits in front of its {kind} {self.names[module]!r}"
-            return _Rule(lambda output, module=module: self.given[module][0].reshape(output.shape), kind, note)
+            return _Rule(partial(self._in_front, module), kind, note)
         return None
+
+    def _in_front(self, module: nn.Module, output: Tensor) -> Tensor:
+        """What the module was given in the run that gave the output."""
+        given, _ = self.given[module]
+        return given.reshape(output.shape)
 
 
 def without_rounding(scores: Float[Tensor, "..."], probability: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
@@ -173,7 +179,7 @@ def _are_rows(values: Float[Tensor, "b ..."]) -> bool:
         return False
     slack = max(_SLACK, torch.finfo(values.dtype).eps)
     sums = values.double().sum(1)
-    return bool(((values >= 0).all() & (values <= 1 + slack).all() & ((sums - 1).abs() <= slack).all()))
+    return bool((values >= 0).all() & (values <= 1 + slack).all() & ((sums - 1).abs() <= slack).all())
 
 
 def _made_by(output: Tensor, function: str) -> bool:
