@@ -13,7 +13,7 @@ from lightning_cam.explanation import Explanation as Explanation
 from lightning_cam.methods.apply import map_plans
 from lightning_cam.methods.fusion import find_fusion
 from lightning_cam.model.call import ForwardOption, ModelCall, check_forward
-from lightning_cam.model.output import Output, QueryOutput
+from lightning_cam.model.output import Output
 from lightning_cam.registry import METHODS
 from lightning_cam.targets.adapters import find
 
@@ -70,6 +70,8 @@ def explain(
         heat = plan.heat(result)
         title = plan.title(result)
         on_map = plan.on_map(result)
+        for text in result.in_words():
+            rank_zero_info(f"explain: {text}")
     choice = result.target_scores.choice
     if choice.note:
         rank_zero_info(f"explain: {choice.note}")
@@ -85,10 +87,7 @@ def explain(
         classes = classes[:, 0]
     if choice.single and on_map is not None:
         on_map = on_map[:, 0]
-    logits = result.output
-    if isinstance(logits, Tensor | QueryOutput):
-        logits = logits.detach()
-    return Explanation(heat, score, logits, classes, title, entry.label, samples.pictures, on_map, choice.names)
+    return Explanation(heat, score, result.logits, classes, title, entry.label, samples.pictures, on_map, choice.names)
 
 
 def _listed(layer: Any) -> list[str | nn.Module]:

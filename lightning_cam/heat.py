@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Norm = Literal["positive", "minmax", "symmetric"]
@@ -71,6 +71,35 @@ def maximum(heat: Float[Tensor, "n *m"]) -> Float[Tensor, "n"]:
         [2.0, 4.0]
     """
     return heat.flatten(1).amax(1)
+
+
+def above_rounding(heat: Float[Tensor, "n *m"], rounding: Float[Tensor, "n"]) -> Float[Tensor, "n *m"]:
+    """The maps, and zeros, which is no evidence, in place of those whose largest magnitude does not exceed their rounding.
+
+    Where the terms of a sum cancel, rounding is all that is left of it, and scaled to its own maximum it would look like any
+    other map.
+
+    Args:
+        heat: raw maps; NaN stays NaN.
+        rounding: what of each may be rounding: eps times the largest sum of magnitudes of the terms that it was made of.
+
+    Example:
+        >>> above_rounding(torch.tensor([[1e-9, 2.0], [1e-9, -1e-8]]), torch.tensor([1e-7, 1e-7])).tolist()
+        [[9.999999717180685e-10, 2.0], [0.0, 0.0]]
+    """
+    # an overflow is no rounding
+    is_rounding = (heat.flatten(1).abs().amax(1) <= rounding) & rounding.isfinite()
+    return heat.masked_fill(is_rounding.reshape(-1, *_ones(heat)), 0)
+
+
+def has_evidence(heat: Float[Tensor, "*n m"]) -> Bool[Tensor, "*n"]:
+    """Whether a map has any value but zero; NaN, an absent map, is another thing than none.
+
+    Example:
+        >>> has_evidence(torch.tensor([[0.0, 0.0], [0.0, -1.0]])).tolist()
+        [False, True]
+    """
+    return (heat != 0).any(-1)
 
 
 def min_max(values: Float[Tensor, "n *m"], constant: float = 0.0) -> Float[Tensor, "n *m"]:

@@ -241,4 +241,4 @@ def _listed(names: Sequence[str]) -> str:
 
 METHODS: Registry[Callable[..., Any]] = Registry("method")
 METRICS: Registry[Callable[..., Any]] = Registry("metric", facts=("range", "higher_is_better", "floor"))
-TARGETS: Registry[Callable[..., Any]] = Registry("target")
+TARGETS: Registry[Callable[..., Any]] = Registry("target", facts=("reads",))

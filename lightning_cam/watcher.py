@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import nn
 
+from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.session import Context, Session, open_session
 from lightning_cam.data.batch import Batch, FixedBatch
 from lightning_cam.data.loader import load_plain_batch
@@ -180,9 +181,8 @@ class Watcher:
         if not moment.fitting:
             target, histories = state.anew(self.target), {}
         with no_trace(self.owner or self._model), self._open_session(batch) as session:
-            self._remember(session)
             forward = session.forward(batch.images, target, batch.labels, batch.regions)
-            self.notices.say(forward.target_scores.choice.note)
+            self._remember(session, forward)
             plans = map_plans(self.layer_names, self.methods, self.fusion)
             metrics = chosen_metrics(self.metrics, forward)
             records = make_records(plans, forward, moment, histories, self.attempt)
@@ -235,11 +235,12 @@ class Watcher:
             call=self.call,
         )
 
-    def _remember(self, session: Session) -> None:
+    def _remember(self, session: Session, forward: Forward) -> None:
         """The default layer is looked for once."""
         if not self.layer_names and not self.layers:
             self.notices.say(f"watching the layer {session.layers[0]!r}, found by itself")
-        self.notices.say(session.call.in_words())
+        for text in [session.call.in_words(), *forward.in_words(), forward.target_scores.choice.note]:
+            self.notices.say(text)
         self.layer_names = list(session.layers)
 
 

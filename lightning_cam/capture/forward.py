@@ -14,7 +14,8 @@ from lightning_cam.capture.attention_pooling import Runs
 from lightning_cam.capture.balance.balanced import balance
 from lightning_cam.capture.gradient import derivative
 from lightning_cam.capture.hooks import LayerOutput, Replacement
-from lightning_cam.model.output import is_detections, is_queries
+from lightning_cam.model.output import QueryOutput, is_detections, is_queries
+from lightning_cam.model.probabilities import Reading
 from lightning_cam.model.trace import Call
 from lightning_cam.targets.target import TargetScores
 
@@ -26,12 +27,13 @@ class Forward:
     Attributes:
         session: the session in which it ran, and in which changed samples are run; it must still be open for that.
         images: the input.
-        output: the logits, or what else the model gave.
+        output: the logits, or what else the model gave; of probabilities the logits, where these are explained.
         scores: the numbers explained; None where nothing is explained.
         outputs: what the watched layers returned, by their names.
         calls: the calls of the model's modules, in the order in which they returned.
         labels: the samples' labels.
         regions: masks by name.
+        reading: how the model's output was read; by default as it is.
     """
 
     session: Any  # a Session, whose file imports this one
@@ -42,6 +44,7 @@ class Forward:
     calls: list[Call]
     labels: Shaped[Tensor, "b ..."] | None = None
     regions: Mapping[str, Bool[Tensor, "b *s"]] = field(default_factory=dict)
+    reading: Reading = field(default_factory=lambda: Reading.of(None))
     _gradients: dict[int, dict[str, Tensor | None]] = field(default_factory=dict)
 
     @property
@@ -54,6 +57,19 @@ class Forward:
         if self.scores is None:
             raise ValueError("This forward was run without a target, so there is no score; name a target.")
         return self.scores
+
+    @property
+    def logits(self) -> Any:
+        """The output, detached."""
+        if isinstance(self.output, Tensor | QueryOutput):
+            return self.output.detach()
+        return self.output
+
+    def in_words(self) -> list[str]:
+        """What is explained that the user did not write, for a message."""
+        if self.reading.note and self.target_scores.of_logits:
+            return [self.reading.note]
+        return []
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -167,14 +183,13 @@ class Forward:
         replacement = None
         if activation is not None:
             n = len(activation)
-            record = self.outputs[layer]
-            replacement = Replacement(layer, record.call, record.layout, activation)
+            replacement = Replacement(layer, self.outputs[layer], activation)
             if is_detections(self.output) or is_queries(self.output) or self.session.call.beyond_images:
                 # gives as many results as images, or joins them with what else it is given; elsewhere one image does for all
                 images = images.expand(n, *images.shape[1:])
         output = self.session.run(images, replacement, samples)
         self._require_same_width(output)
-        return self.target_scores.of_output(output, samples, n)
+        return self.target_scores.of_output(self.session.reader.read(output), samples, n)
 
     def _require_same_width(self, output: Any) -> None:
         """Refuse an output that lost columns: an entry of the batch with as many rows as samples was none of the samples'."""

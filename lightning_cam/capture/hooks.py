@@ -12,9 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lightning_cam.capture.gradient import without_inference
+from lightning_cam.model.call.entries import Path, at, describe, find_step, part, steps, with_part
 from lightning_cam.model.layout import Layout
-from lightning_cam.model.names import modules_by_name, split_call
-from lightning_cam.model.trace import Call, layer_candidates, layout_of
+from lightning_cam.model.names import modules_by_name, split_call, split_keys
+from lightning_cam.model.trace import Call, find_map, layer_candidates
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,14 @@ class LayerOutput:
         layout: how it is read as maps.
         version: the tensor's version when it was handed on.
         call: which of the layer's calls this is, counted from 1; the last call wins.
+        path: where the tensor is in what the layer returned, where that is a tuple or the like.
     """
 
     output: Tensor
     layout: Layout
     version: int
     call: int
+    path: Path = ()
 
     @property
     def changed_in_place(self) -> bool:
@@ -59,23 +63,25 @@ class Recording:
     unreadable: dict[str, str] = field(default_factory=dict)
     times: dict[str, int] = field(default_factory=dict)
 
-    def __call__(self, layer: str, output: Any) -> Tensor | None:
+    def __call__(self, layer: str, output: Any) -> Any:
         """Keep the output, and hand on a tensor of the same values by which a score can be differentiated."""
         self.times[layer] = self.times.get(layer, 0) + 1
         _, wanted = split_call(layer)
         if wanted is not None and self.times[layer] != wanted + 1:
             return None
-        layout = layout_of(output, self.image, self.calls)
-        if layout is None:
-            self.unreadable[layer] = _in_words(output)
+        found = find_map(output, self.image, self.calls, split_keys(layer))
+        if found is None:
+            self.unreadable[layer] = _in_words(output, split_keys(layer))
             return None
+        path, layout = found
+        tensor = without_inference(at(output, path))
         if self.differentiable:
-            output = self._begin_graph(output)
+            tensor = self._begin_graph(tensor)
         # A clone, for an in-place operation behind the layer may neither meet a leaf nor rewrite what is kept. If it rewrites
         # the clone, the clone is what the rest of the net consumed: it is kept, with its version, so that this can be told.
-        passed_on: Tensor = output.clone()
-        self.outputs[layer] = LayerOutput(passed_on, layout, passed_on._version, self.times[layer])
-        return passed_on
+        passed_on: Tensor = tensor.clone()
+        self.outputs[layer] = LayerOutput(passed_on, layout, passed_on._version, self.times[layer], path)
+        return with_part(output, path, passed_on)
 
     def _begin_graph(self, output: Tensor) -> Tensor:
         """From here on the model is recorded, also where it ran under no_grad up to here."""
@@ -103,24 +109,27 @@ class Recording:
 
 @dataclass(eq=False)
 class Replacement:
-    """Changed maps handed on in place of what one call of one layer returns."""
+    """Changed maps handed on in place of what one call of one layer returned before, in the place where they were."""
 
     layer: str
-    call: int
-    layout: Layout
+    record: LayerOutput
     activation: Float[Tensor, "n c *m"]
     times: dict[str, int] = field(default_factory=dict)
 
-    def __call__(self, layer: str, output: Any) -> Tensor | None:
+    def __call__(self, layer: str, output: Any) -> Any:
         """The maps in the layer's own layout and precision."""
         self.times[layer] = self.times.get(layer, 0) + 1
-        if (layer, self.times[layer]) != (self.layer, self.call):
+        if (layer, self.times[layer]) != (self.layer, self.record.call):
             return None
-        changed = self.layout.from_map(self.activation.to(output), output)
-        return changed.clone()  # an in-place operation behind the layer would write into the caller's tensor
+        if self.activation.requires_grad:
+            torch.set_grad_enabled(True)  # also where the model has a no_grad of its own
+        tensor = at(output, self.record.path)
+        changed = self.record.layout.from_map(self.activation.to(tensor), tensor)
+        # an in-place operation behind the layer would write into the caller's tensor
+        return with_part(output, self.record.path, changed.clone())
 
 
-Action = Callable[[str, Any], Tensor | None]
+Action = Callable[[str, Any], Any]
 
 
 @dataclass(eq=False)
@@ -143,14 +152,22 @@ class LayerHooks:
                 undo.callback(module.register_forward_hook(self._hook(layer)).remove)
             yield
 
-    def _hook(self, layer: str) -> Callable[..., Tensor | None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> Tensor | None:
+    def _hook(self, layer: str) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
             return None if self.action is None else self.action(layer, output)
 
         return hook
 
 
-def _in_words(output: Any) -> str:
+def _in_words(output: Any, keys: Sequence[str] = ()) -> str:
+    """What a layer returned, or what is in the part that was named."""
+    if keys:
+        step = find_step(output, keys[0])
+        if step is None:
+            return f"{_in_words(output)}, which has no [{keys[0]}]"
+        return f"at [{keys[0]}] {_in_words(part(output, step), keys[1:])}"
     if isinstance(output, Tensor):
         return f"shape {tuple(output.shape)}"
+    if steps(output):
+        return describe(output)
     return f"a {type(output).__name__}"

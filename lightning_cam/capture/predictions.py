@@ -26,19 +26,29 @@ def predict(forward: Forward) -> Predictions:
         return Predictions(*to_host([classes, nan, unknown, nan[:, 0], unknown]))
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         return Predictions(*to_host([classes, nan, unknown, nan[:, 0], unknown]))
-    logits = logits.detach().float()
     labels = _class_labels(forward.labels, unknown)
     soft = _soft_labels(forward, logits)
     if soft is not None:
         labels = soft
-    elif forward.labels is not None and forward.labels.shape == logits.shape:
-        # several classes may be right, so none is predicted
-        probability = _of_classes(logits.sigmoid(), classes)
+    several = soft is None and forward.labels is not None and forward.labels.shape == logits.shape
+    probabilities = _probabilities(forward, logits, several)
+    # several classes may be right, so none is predicted
+    if several or (forward.reading.kind == "sigmoid" and forward.labels is None):
+        probability = _of_classes(probabilities, classes)
         return Predictions(*to_host([classes, probability, unknown, nan[:, 0], labels]))
-    probabilities = logits.softmax(1)
     best = probabilities.max(1)
     probability = _of_classes(probabilities, classes)
     return Predictions(*to_host([classes, probability, best.indices, best.values, labels]))
+
+
+def _probabilities(forward: Forward, logits: Float[Tensor, "b k"], several: bool) -> Float[Tensor, "b k"]:
+    """Those that the model gives, as they are; else of its logits, of each class for itself where several may be right."""
+    if forward.reading.kind is not None:
+        given: Tensor = forward.reading.output.detach()
+        return given.float()
+    if several:
+        return logits.detach().float().sigmoid()
+    return logits.detach().float().softmax(1)
 
 
 def _class_labels(labels: Shaped[Tensor, "b ..."] | None, unknown: Int[Tensor, "b"]) -> Int[Tensor, "b"]:

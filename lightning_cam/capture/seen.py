@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
@@ -16,7 +17,6 @@ from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.gradient import at_least_float, derivative
 from lightning_cam.model.head import find_head
 from lightning_cam.model.names import split_call
-from lightning_cam.model.output import QueryOutput
 from lightning_cam.model.trace import Call, layer_candidates
 from lightning_cam.model.wrapped import has_weights
 from lightning_cam.record import Earlier
@@ -48,16 +48,18 @@ class Seen:
 
     @property
     def logits(self) -> Any:
-        """The model's output, [b k] for a classifier, detached."""
-        output = self.forward.output
-        if isinstance(output, Tensor | QueryOutput):
-            return output.detach()
-        return output
+        """The model's output, [b k] for a classifier, detached; of probabilities the logits, where these are explained."""
+        return self.forward.logits
 
     @property
     def score(self) -> Float[Tensor, "b"]:
         """The number explained."""
         return at_least_float(self.forward.target_scores.score[:, self.position].detach())
+
+    @property
+    def score_eps(self) -> float:
+        """The relative rounding of the score, and so of differences of scores: that of the precision in which it is."""
+        return torch.finfo(self.forward.target_scores.score.dtype).eps
 
     @property
     def classes(self) -> Int[Tensor, "b"] | None:
@@ -102,6 +104,11 @@ class Seen:
         record = self.forward.outputs[self.layer]
         terms = self._layer_gradient * at_least_float(record.output.detach())
         return record.layout.to_map(terms), record.layout.to_prefix(terms)
+
+    @property
+    def eps(self) -> float:
+        """The relative rounding of activation and gradient: that of the precision in which the layer's output is."""
+        return torch.finfo(self.forward.outputs[self.layer].output.dtype).eps
 
     @property
     def attention(self) -> Attention:

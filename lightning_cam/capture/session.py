@@ -12,12 +12,14 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from lightning_cam.capture.forward import Forward
+from lightning_cam.capture.gradient import inference_mode_as_no_grad
 from lightning_cam.capture.hooks import Action, LayerHooks, Recording
 from lightning_cam.model.call import ModelCall
 from lightning_cam.model.default_layer import find_default_layer
 from lightning_cam.model.head import head_weight
 from lightning_cam.model.names import find_layer
 from lightning_cam.model.output import Output, find_logits
+from lightning_cam.model.probabilities import OutputReader
 from lightning_cam.model.trace import record_calls
 from lightning_cam.no_trace import no_trace
 from lightning_cam.targets.target import Choice, Target, score_output
@@ -56,7 +58,7 @@ def open_session(
             names = [session.find_default_layer(images)]
         session.hooks = LayerHooks(names)
         try:
-            with session.hooks.attached(model):
+            with session.hooks.attached(model), session.reader.attached(model):
                 yield session
         finally:
             session.is_open = False
@@ -72,6 +74,7 @@ class Session:
         context: under which it is run.
         call: how it is run.
         hooks: on the watched layers.
+        reader: how its output is read, where that is probabilities.
         is_open: whether the hooks are still in.
     """
 
@@ -80,6 +83,7 @@ class Session:
     context: Context
     call: ModelCall
     hooks: LayerHooks = field(default_factory=lambda: LayerHooks([]))
+    reader: OutputReader = field(default_factory=OutputReader)
     is_open: bool = True
 
     @property
@@ -94,7 +98,7 @@ class Session:
         return find_default_layer(self.model, images, lambda first: self.run(first, samples=slice(1)), picture)
 
     def run(self, images: Shaped[Tensor, "n ..."], action: Action | None = None, samples: slice = slice(None)) -> Any:
-        """The model's logits for images of the samples in a slice of the batch.
+        """The model's output for images of the samples in a slice of the batch: its logits, or what it gives in place of them.
 
         Args:
             images: changed or not; n changes of the one sample that the slice holds, or one for each of its samples.
@@ -109,7 +113,7 @@ class Session:
         self._settle(images)
         self.hooks.action = action
         try:
-            with self.context(), warnings.catch_warnings():
+            with self.context(), inference_mode_as_no_grad(), warnings.catch_warnings():
                 # torch warns that a compiled module meets hooks on all modules twice, which is harmless here
                 warnings.filterwarnings("ignore", message="Using `torch.compile")
                 output = self.call(self.model, images.clone(), samples)  # a model may change its input
@@ -160,10 +164,14 @@ class Session:
                 recording, result = self._record(images, differentiable=True)
                 recorded_to_the_end = torch.is_grad_enabled()
             with torch.enable_grad():
-                scores = score_output(target, result, labels, head_weight(recording.calls, result), choice)
+                if choice is None:
+                    self.reader.decide(result)
+                reading = self.reader.read(result)
+                scores = score_output(target, reading, labels, head_weight(recording.calls, reading.logits), choice)
             if scores.score.requires_grad or recorded_to_the_end:
                 break
-        return Forward(self, images, result, scores, recording.outputs, recording.calls, labels, regions)
+        output = reading.logits if scores.of_logits else reading.output
+        return Forward(self, images, output, scores, recording.outputs, recording.calls, labels, regions, reading)
 
     def _record(self, images: Tensor, differentiable: bool) -> tuple[Recording, Any]:
         self._settle(images)

@@ -21,7 +21,7 @@ from lightning_cam.explanation import Explanation
 from lightning_cam.figures.captions import on_map_words
 from lightning_cam.heat import maximum
 from lightning_cam.model.call import ModelCall, find_model
-from lightning_cam.model.trace import Call
+from lightning_cam.model.trace import Call, map_shapes
 from lightning_cam.registry import METHODS
 from lightning_cam.render.picture import FILE_ENDINGS
 from lightning_cam.render.style import Style
@@ -167,7 +167,7 @@ def _layers(args: argparse.Namespace) -> None:
             return session.activations(images).calls, session.layers[0]
 
     calls, default = _run(trace, loaded.model, images)
-    shapes = {call.name: call.map_shape for call in calls if call.name and call.layout}
+    shapes = map_shapes(calls)
     width = max(map(len, shapes))
     for name, shape in shapes.items():
         line = f"{name:<{width}}  {' x '.join(map(str, shape))}"

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
-from lightning_cam.heat import rescale, value_range
+from lightning_cam.heat import has_evidence, rescale, value_range
 from lightning_cam.render.overlay import Normalization
 from lightning_cam.render.style import Style
 from lightning_cam.render.views import displayable, flat, overlays
@@ -61,7 +61,9 @@ class Cards:
         """The maps shown, scaled to [0, 1] as the style says."""
         # over all maps, also those without a card: absent ones are NaN and do not count
         low, high = value_range(heat, self.style.norm, self.style.scale, self.extremes)
-        return rescale(heat, low, high, self.style.neutral)[list(self.positions)]
+        # no evidence stays empty, also where zero lies between the extremes of other maps
+        evident = has_evidence(heat.flatten(1)).reshape(-1, *[1] * (heat.ndim - 1))
+        return rescale(heat.where(evident, torch.nan), low, high, self.style.neutral)[list(self.positions)]
 
     def overlays(self, heat: Float[Tensor, "n *m"]) -> UInt8[Tensor, "k 3 *o"]:
         """Each map over its image at the image's size; of volumes every slice."""

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_cam.capture.seen import Seen
+from lightning_cam.heat import above_rounding
 from lightning_cam.registry import METHODS
 
 _KERNELS: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -44,7 +45,7 @@ def eigen_grad_cam(seen: Seen) -> Float[Tensor, "b *m"]:
     Source: pytorch-grad-cam's EigenGradCAM, after Muhammad & Yeasin 2020, arXiv 2008.00299.
     """
     x = seen.gradient * seen.activation
-    return _signed(_principal(_centered(x)), x.sum(1))
+    return _signed(_contrast(x), x.sum(1))
 
 
 @METHODS.register
@@ -56,7 +57,7 @@ def seg_eigen_cam(seen: Seen) -> Float[Tensor, "b *m"]:
 
     Source: Chung & Ying 2025, eq. 10 to 13, Applied Sciences 15 (13) 7562, there for segmentation.
     """
-    heat = _principal(_centered(seen.gradient.abs() * seen.activation))
+    heat = _contrast(seen.gradient.abs() * seen.activation)
     places = heat.flatten(1)
     strongest = torch.zeros_like(places).scatter(1, places.abs().argmax(1, keepdim=True), 1)
     return _signed(heat, strongest.reshape_as(heat))
@@ -123,6 +124,13 @@ def fem(seen: Seen, *, sigmas: float = 2.0) -> Float[Tensor, "b *m"]:
 
 def _centered(a: Float[Tensor, "b c *m"]) -> Float[Tensor, "b c *m"]:
     return a - a.flatten(2).mean(2).reshape(*a.shape[:2], *[1] * (a.ndim - 2))
+
+
+def _contrast(a: Float[Tensor, "b c *m"]) -> Float[Tensor, "b *m"]:
+    """The first principal component, channels centred; zeros where these are the same at all places but for rounding."""
+    # of each channel the value itself and the mean taken off it are rounded
+    rounding = 2 * torch.finfo(a.dtype).eps * a.flatten(2).norm(dim=1).amax(1)
+    return above_rounding(_principal(_centered(a)), rounding)
 
 
 def _principal(a: Float[Tensor, "b c *m"]) -> Float[Tensor, "b *m"]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_cam.capture.gradient import derivative
 from lightning_cam.capture.seen import Seen
+from lightning_cam.heat import above_rounding
 from lightning_cam.registry import METHODS
 
 # of the denominator's regular value 2; only signed channels come near it
@@ -31,7 +32,7 @@ def grad_cam(seen: Seen) -> Float[Tensor, "b *m"]:
         >>> explain(model, torch.rand(2, 3, 16, 12), layer="0", method="grad_cam").heat.shape
         torch.Size([2, 16, 12])
     """
-    return weighted(seen.gradient.flatten(2).mean(2), seen.activation)
+    return weighted(seen.gradient.flatten(2).mean(2), seen.activation, seen.eps)
 
 
 @METHODS.register
@@ -43,7 +44,7 @@ def hires_cam(seen: Seen) -> Float[Tensor, "b *m"]:
 
     Source: Draelos & Carin 2020, arXiv 2011.08891.
     """
-    return (seen.gradient * seen.activation).sum(1)
+    return summed(seen.gradient * seen.activation, seen.eps)
 
 
 @METHODS.register
@@ -66,7 +67,7 @@ def layer_cam(seen: Seen) -> Float[Tensor, "b *m"]:
 
     Source: Jiang et al. 2021, IEEE TIP, doi 10.1109/TIP.2021.3089943.
     """
-    return (seen.gradient.relu() * seen.activation).sum(1)
+    return summed(seen.gradient.relu() * seen.activation, seen.eps)
 
 
 @METHODS.register
@@ -84,7 +85,7 @@ def x_grad_cam(seen: Seen) -> Float[Tensor, "b *m"]:
     total = a.sum(2)
     reliable = total.abs() > torch.finfo(a.dtype).eps * a.shape[2] * a.abs().amax(2)
     w = torch.where(reliable, (g * a).sum(2) / total.where(reliable, 1), g.mean(2))
-    return weighted(w, seen.activation)
+    return weighted(w, seen.activation, seen.eps)
 
 
 @METHODS.register
@@ -100,7 +101,7 @@ def grad_cam_pp(seen: Seen) -> Float[Tensor, "b *m"]:
     """
     g = seen.gradient.flatten(2)
     w = (_alpha(seen) * g.relu()).sum(2)
-    return weighted(w, seen.activation)
+    return weighted(w, seen.activation, seen.eps)
 
 
 @METHODS.register
@@ -118,7 +119,7 @@ def grad_cam_pp_normalized(seen: Seen) -> Float[Tensor, "b *m"]:
     total = alpha.sum(2)
     reliable = total.abs() > torch.finfo(g.dtype).eps * alpha.abs().sum(2)
     w = (alpha * g.relu()).sum(2) / total.where(reliable, 1)
-    return weighted(w.where(reliable, 0), seen.activation)
+    return weighted(w.where(reliable, 0), seen.activation, seen.eps)
 
 
 @METHODS.register
@@ -135,12 +136,45 @@ def shapley_cam(seen: Seen) -> Float[Tensor, "b *m"]:
         ValueError: if an operation behind the layer has no second derivative.
     """
     w = (seen.gradient - _curvature(seen) / 2).flatten(2).mean(2)
-    return weighted(w, seen.activation)
+    return weighted(w, seen.activation, seen.eps)
 
 
-def weighted(w: Float[Tensor, "b c"], a: Float[Tensor, "b c *m"]) -> Float[Tensor, "b *m"]:
-    """The sum over channels, each times its weight."""
+def weighted(w: Float[Tensor, "b c"], a: Float[Tensor, "b c *m"], eps: float = 0.0) -> Float[Tensor, "b *m"]:
+    """The sum over channels, each times its weight; zeros where that is rounding.
+
+    Args:
+        w: weights.
+        a: channels.
+        eps: the relative rounding of both; at least that of the type they are held in.
+    """
+    return above_rounding(_sum(w, a), _rounding(w, a, eps))
+
+
+def summed(terms: Float[Tensor, "b c *m"], eps: float = 0.0) -> Float[Tensor, "b *m"]:
+    """The sum over channels; zeros where that is rounding.
+
+    Args:
+        terms: what is summed.
+        eps: their relative rounding; at least that of the type they are held in.
+    """
+    return above_rounding(terms.sum(1), _rounding(terms.new_ones(terms.shape[:2]), terms, eps))
+
+
+def _sum(w: Float[Tensor, "b c"], a: Float[Tensor, "b c *m"]) -> Float[Tensor, "b *m"]:
     return torch.einsum("bc,bc...->b...", w, a)
+
+
+def _rounding(w: Float[Tensor, "b c"], a: Float[Tensor, "b c *m"], eps: float) -> Float[Tensor, "b"]:
+    """What of the sums over channels may be rounding: eps times the largest sum of magnitudes.
+
+    In half precision that would be a hundredth of it, and what thousands of terms of either sign leave may be no larger. But
+    rounding has either sign too, so it grows as the root of the sum of squares: three deviations are below 2 eps of it.
+    """
+    own = torch.finfo(a.dtype).eps
+    rounding = own * _sum(w.abs(), a.abs()).flatten(1).amax(1)
+    if eps > own:
+        rounding = rounding + 2 * eps * _sum(w.square(), a.square()).flatten(1).amax(1).sqrt()
+    return rounding
 
 
 def _alpha(seen: Seen) -> Float[Tensor, "b c p"]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_cam.capture.gradient import derivative
 from lightning_cam.capture.seen import Seen
-from lightning_cam.methods.gradient import weighted
+from lightning_cam.methods.gradient import summed, weighted
 from lightning_cam.registry import METHODS
 
 
@@ -36,7 +36,7 @@ def integrated_grad_cam(seen: Seen, *, baseline: float | Tensor = 0.0, steps: in
     for t in _midpoints(steps):
         g = seen.with_image(torch.lerp(start, seen.image, t)).gradient
         w = w + g.flatten(2).mean(2) / steps
-    return weighted(w, rise)
+    return weighted(w, rise, seen.eps)
 
 
 @METHODS.register
@@ -64,7 +64,7 @@ def integrated_gradients(seen: Seen, *, baseline: float | Tensor = 0.0, steps: i
         (g,) = derivative(seen.rerun(activation=a), [a])
         assert g is not None  # or seen.gradient had none
         mean_gradient = mean_gradient + g / steps
-    return (rise * mean_gradient).sum(1)
+    return summed(rise * mean_gradient, seen.eps)
 
 
 def _midpoints(steps: int) -> Iterator[float]:

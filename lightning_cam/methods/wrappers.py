@@ -157,7 +157,7 @@ def smooth_grad_cam_pp(seen: Seen, *, n: int = 8, sigma: float = 0.15, seed: int
     regular = (d2 > 0) & (below.abs() > _POLE * d2)
     alpha = (d2 / below.where(regular, 1)).where(regular, 0)
     w = (alpha * d1.relu()).flatten(2).sum(2)
-    return weighted(w, a)
+    return weighted(w, a, seen.eps)
 
 
 def _moved(seen: Seen, images: Shaped[Tensor, "b ..."], name: str) -> Seen:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
+from lightning_cam.heat import has_evidence
 from lightning_cam.record import Earlier
 from lightning_cam.registry import METRICS, Entry
 
@@ -29,7 +30,7 @@ def measure(
     layer: str,
     earlier: Callable[[int], Earlier],
 ) -> Float[Tensor, "b t"]:
-    """A metric's value for each sample and target, where the maps are; NaN where it is undefined.
+    """A metric's value for each sample and target, where the maps are; NaN where it is undefined, as it is of no evidence.
 
     Args:
         metric: ``(heat [b *m], seen) -> [b]``.
@@ -42,7 +43,7 @@ def measure(
     for position in range(heat.shape[1]):
         seen = Seen(forward, layer, position, earlier(position))
         columns.append(metric.function(heat[:, position], seen).to(heat.device))
-    return torch.stack(columns, 1)
+    return torch.stack(columns, 1).where(has_evidence(heat.flatten(2)), torch.nan)
 
 
 def summarize(values: Mapping[str, Float[Tensor, "b t"]]) -> dict[str, float]:

@@ -47,10 +47,14 @@ def find_default_layer(
         ValueError: if no module returns a map.
     """
     image = (1, *(picture or images.shape[1:]))
-    forward = trace_forward(model, image, lambda: run(images[:1].clone()))
-    maps, score = _candidates(forward, len(image))
-    fit = [i for i in maps if not _is_passive(forward.calls[i])]
-    if not fit:
+    for within in (False, True):
+        # what modules return within tuples and the like counts only where no other maps are: they are these again, mostly
+        forward = trace_forward(model, image, lambda: run(images[:1].clone()), within)
+        maps, score = _candidates(forward, len(image))
+        fit = [i for i in maps if not _is_passive(forward.calls[i])]
+        if fit:
+            break
+    else:
         raise ValueError("No module of this model returns a spatial map [b c u v]; name a layer, or a tensor with one.")
     for i in reversed(fit):
         if forward.feeds(i, score):

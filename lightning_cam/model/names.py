@@ -1,5 +1,6 @@
 """A layer by its dotted name, near misses named; without the levels that wrappers put into it."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -8,7 +9,11 @@ from torch import nn
 from lightning_cam.model.wrapped import has_parts, level_length, own_children, wrapped
 from lightning_cam.registry import did_you_mean
 
-_ACCEPTED = "A layer is its dotted name, `name#i` for one of its calls, or a module of the model"
+_ACCEPTED = (
+    "A layer is its dotted name, `name#i` for one of its calls, `name[i]` for a part of its output, or a module of the model"
+)
+# in either order: a call's part, or a part's call
+_ENDS = re.compile(r"(?P<before>(?:\[[^\[\]]+\])*)(?P<call>#\d+)?(?P<after>(?:\[[^\[\]]+\])*)$")
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,10 @@ def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> str:
-    """The layer's dotted name in the model; ``name#i`` for one call of a layer that is called several times.
+    """The layer's dotted name in the model.
+
+    ``name#i`` is one call of a layer that is called several times, ``name[i]`` or ``name[key]`` a part of the tuple, list, dict
+    or object that it returns; ``name[i]#j`` is both.
 
     It may be given with or without the levels that wrappers put in (``_orig_mod``, ``base_model.model``, ``base_layer``,
     ``modules_to_save.default``, a distributed model's ``module``), also with those of a wrapper that this model does not have.
@@ -54,8 +62,9 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> str:
     if not layer:
         raise ValueError(f"{_ACCEPTED}; got an empty name.")
     base, call = split_call(layer)
-    if call is not None:
-        return f"{find_layer(model, base)}#{call}"
+    if base != layer:
+        keys = "".join(f"[{key}]" for key in split_keys(layer))
+        return find_layer(model, base) + keys + ("" if call is None else f"#{call}")
     return _resolved(model, layer)
 
 
@@ -173,13 +182,28 @@ def _inside(layer: str, places: list[_Place]) -> tuple[_Place, nn.Module] | tupl
 
 
 def split_call(name: str) -> tuple[str, int | None]:
-    """A layer's dotted name and which of its calls is meant, from 0; None for the last.
+    """A layer's dotted name, and which of its calls is meant, from 0; None for the last.
 
     Example:
-        >>> split_call("layer4.relu#1")
-        ('layer4.relu', 1)
+        >>> split_call("layer4.relu#1"), split_call("blocks.3[0]")
+        (('layer4.relu', 1), ('blocks.3', None))
     """
-    base, _, call = name.rpartition("#")
-    if base and call.isdigit():
-        return base, int(call)
-    return name, None
+    ends = _ENDS.search(name)
+    assert ends is not None  # an empty end fits every name
+    base, call = name[: ends.start()], ends["call"]
+    if not base:
+        return name, None
+    return base, None if call is None else int(call[1:])
+
+
+def split_keys(name: str) -> list[str]:
+    """The keys that lead to a part of what a layer returns, from the outside in; none for the whole.
+
+    Example:
+        >>> split_keys("blocks.3[0]#1"), split_keys("encoder[hidden_states][-1]")
+        (['0'], ['hidden_states', '-1'])
+    """
+    ends = _ENDS.search(name)
+    assert ends is not None
+    keys = re.findall(r"\[([^\[\]]+)\]", ends["before"] + ends["after"])
+    return [key.strip("'\"") for key in keys]

@@ -1,4 +1,4 @@
-"""The calls of one forward, in the order in which they returned, and how their outputs are read as maps."""
+"""The calls of one forward, in the order in which they returned, and how what they returned is read as maps."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
+from lightning_cam.model.call.entries import Path, at, find_step, part, steps
 from lightning_cam.model.layout import Layout, infer_layout, is_split_tokens
 from lightning_cam.model.names import modules_by_name, split_call
 from lightning_cam.model.wrapped import unwrapped
@@ -17,12 +18,23 @@ from lightning_cam.model.wrapped import unwrapped
 
 @dataclass(frozen=True)
 class Call:
-    """One call of one module during a forward: its name, the module, the shape of what it returned (if a tensor)."""
+    """One call of one module during a forward.
+
+    Attributes:
+        name: the module's.
+        module: the module.
+        shape: of the tensor that it returned; None if it returned none.
+        layout: how that is read as maps; None if it holds none.
+        path: where the tensor is in what was returned; empty where it is that itself.
+        held: of a call that returned a tuple, list or dict, the same call read as one of the first map in there.
+    """
 
     name: str
     module: nn.Module
     shape: tuple[int, ...] | None
-    layout: Layout | None = None  # how the output is read as maps; None if it holds none
+    layout: Layout | None = None
+    path: Path = ()
+    held: "Call | None" = None
 
     @cached_property
     def layer(self) -> nn.Module:
@@ -47,10 +59,7 @@ def record_calls(model: nn.Module, image: Sequence[int]) -> Iterator[list[Call]]
 
     def record(module: nn.Module, args: Any, output: Any) -> None:
         if module in names:
-            shape = None
-            if isinstance(output, Tensor):
-                shape = tuple(output.shape)
-            calls.append(Call(names[module], module, shape, layout_of(output, image, calls)))
+            calls.append(_call(names[module], module, output, image, calls))
 
     # for all modules at once, which runs before a module's own hooks: a layer's hook finds its call recorded
     handle = register_module_forward_hook(record)
@@ -82,6 +91,33 @@ def layout_of(output: Any, image: Sequence[int], calls: list[Call]) -> Layout | 
     return infer_layout(shape, tuple(image), _patch_grids(calls))
 
 
+def find_map(output: Any, image: Sequence[int], calls: list[Call], keys: Sequence[str] = ()) -> tuple[Path, Layout] | None:
+    """Where the map is in what a module returned, and how it is read; None if there is none.
+
+    That is the output itself, or the first tensor in a tuple, list, dict or object that is a map.
+
+    Args:
+        output: what a module returned.
+        image: the images' shape.
+        calls: what has returned so far, as for ``layout_of``.
+        keys: what leads to a part of the output, in which alone to look.
+    """
+    if keys:
+        step = find_step(output, keys[0])
+        inner = None
+        if step is not None:
+            inner = find_map(part(output, step), image, calls, keys[1:])
+        if step is None or inner is None:
+            return None
+        return (step, *inner[0]), inner[1]
+    places: list[Path] = [(), *((step,) for step in steps(output))]
+    for path in places:
+        layout = layout_of(at(output, path), image, calls)
+        if layout is not None:
+            return path, layout
+    return None
+
+
 def layout_of_tokens(n: int, image: Sequence[int], calls: list[Call]) -> Layout | None:
     """How n tokens are read as maps, counted by the model's patch embedding; None if they do not fit."""
     return infer_layout((image[0], n, 1), tuple(image), _patch_grids(calls))
@@ -96,15 +132,32 @@ def call_title(calls: list[Call], i: int) -> str:
     return f"{name}#{same.index(i)}"
 
 
+def map_shapes(calls: list[Call]) -> dict[str, tuple[int, ...]]:
+    """Channels and cells, [c *m], of the maps of all modules that return any, by the modules' names."""
+    holding = [call.held or call for call in calls if call.name]
+    return {call.name: call.map_shape for call in holding if call.layout}
+
+
 def layer_candidates(calls: list[Call], near: str = "", most: int = 6) -> str:
     """The modules that return a map, with shapes, as the end of an error message; those near a name first."""
-    shapes = {call.name: call.map_shape for call in calls if call.layout and call.name}
+    shapes = map_shapes(calls)
     last_first = list(reversed(shapes))
     near, _ = split_call(near)
     if near:
         top = near.split(".")[0]
         last_first.sort(key=lambda name: not name.startswith(top))
     return "; ".join(f"{name} {'x'.join(map(str, shapes[name]))}" for name in last_first[:most]) or "none"
+
+
+def _call(name: str, module: nn.Module, output: Any, image: Sequence[int], calls: list[Call]) -> Call:
+    if isinstance(output, Tensor):
+        return Call(name, module, tuple(output.shape), layout_of(output, image, calls))
+    found = find_map(output, image, calls)
+    held = None
+    if found is not None:
+        path, layout = found
+        held = Call(name, module, tuple(at(output, path).shape), layout, path)
+    return Call(name, module, None, held=held)
 
 
 def _token_rows(calls: list[Call]) -> Iterator[tuple[tuple[int, ...], Layout]]:

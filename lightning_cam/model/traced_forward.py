@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from lightning_cam.model.attention_parts import record_attention_parts
+from lightning_cam.model.call.entries import at, with_part
 from lightning_cam.model.trace import Call, layout_of, record_calls
 
 
@@ -43,28 +44,29 @@ class TracedForward:
         return gradient is not None and bool(layout.to_map(gradient).any())
 
 
-def trace_forward(model: nn.Module, image: tuple[int, ...], run: Callable[[], Any]) -> TracedForward:
+def trace_forward(model: nn.Module, image: tuple[int, ...], run: Callable[[], Any], within: bool = False) -> TracedForward:
     """Trace one forward.
 
     Args:
         model: the model whose modules are traced.
         image: the shape of its input, [b c *sides].
         run: runs the model on it and returns its logits.
+        within: whether a module that returns a tuple, list or dict counts as one that returns the first map in there.
     """
     with record_calls(model, image) as calls, record_attention_parts(calls) as parts, torch.enable_grad():
         forward = TracedForward(calls, parts)
         # registered last, so that it runs after the recording of the call
-        handle = register_module_forward_hook(_keep_in(forward, image))
+        handle = register_module_forward_hook(_keep_in(forward, image, within))
         try:
             return replace(forward, logits=run())
         finally:
             handle.remove()
 
 
-def _keep_in(forward: TracedForward, image: Sequence[int]) -> Callable[..., Any]:
+def _keep_in(forward: TracedForward, image: Sequence[int], within: bool) -> Callable[..., Any]:
     """Keep what a call returned if it is a map, connected to what follows, and what a linear layer was given."""
 
-    def keep(module: nn.Module, args: Any, output: Any) -> Tensor | None:
+    def keep(module: nn.Module, args: Any, output: Any) -> Any:
         position = len(forward.calls) - 1
         if position < 0 or forward.calls[position].module is not module:
             return None
@@ -72,15 +74,19 @@ def _keep_in(forward: TracedForward, image: Sequence[int]) -> Callable[..., Any]
             forward.inputs[position] = args[0]
         if _count_maps(output, image, forward.calls) > 1:
             forward.pyramids.append(position)
-        if forward.calls[position].layout is None:
+        call = forward.calls[position]
+        if within and call.held is not None:
+            call = forward.calls[position] = call.held
+        if call.layout is None:
             return None
         torch.set_grad_enabled(True)  # also where the model has a no_grad of its own
-        if not output.requires_grad:
-            output = output.detach().requires_grad_()
+        tensor = at(output, call.path)
+        if not tensor.requires_grad:
+            # a copy, since what was made in inference mode may have no gradient itself
+            tensor = tensor.detach().clone().requires_grad_()
         # an in-place operation behind the layer must not meet a leaf
-        clone: Tensor = output.clone()
-        forward.maps[position] = clone
-        return clone
+        forward.maps[position] = tensor.clone()
+        return with_part(output, call.path, forward.maps[position])
 
     return keep
 

@@ -16,7 +16,7 @@ from lightning_cam.targets.logits import (
     logits_of_classes,
     out_of_range,
 )
-from lightning_cam.targets.target import Choice, Target, masked_score, with_target_axis
+from lightning_cam.targets.target import Choice, Target, choose_at, masked_score, with_target_axis
 
 _FADES = (
     "The map of a probability is scaled by p (1 - p), so it fades as the model gets better. "
@@ -58,13 +58,14 @@ def find(spec: Any) -> Target:
     if isinstance(spec, Target) and not inspect.isclass(spec):
         return spec
     _refuse_probability(spec)
-    function = TARGETS.find(spec).function
+    entry = TARGETS.find(spec)
+    function = entry.function
     # a function of options only makes a target, it is none
     if not _takes_output(function):
         function = function()
     if isinstance(function, Target):
         return function
-    return FunctionTarget(function)
+    return FunctionTarget(function, entry.facts.get("reads", "output"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +73,7 @@ class FixedClasses:
     """The same classes at every look: one for all samples (a 0-d tensor), one a sample [b], or several a sample [b t]."""
 
     classes: Int[Tensor, "*b"]
+    reads = "logits"
 
     def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
         """The classes, once for each sample."""
@@ -95,9 +97,15 @@ class FixedClasses:
 
 @dataclass(frozen=True, eq=False)
 class FunctionTarget:
-    """A plain callable ``(output, label)`` that gives class ids, whose logits are explained, or scores; [b] or [b t]."""
+    """A plain callable ``(output, label)`` that gives class ids, whose logits are explained, or scores; [b] or [b t].
+
+    Attributes:
+        function: the callable.
+        reads: whether it is given the ``output`` as it is, or where that is probabilities the ``logits`` in front of them.
+    """
 
     function: Callable[..., Any]
+    reads: str = "output"
 
     def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
         """The classes; for scores what is needed to ask again."""
@@ -120,6 +128,7 @@ class TargetList:
     """Targets side by side, along the target axis."""
 
     targets: tuple[Target, ...]
+    reads = "each"  # for itself
 
     @classmethod
     def of(cls, targets: Sequence[Target]) -> "TargetList":
@@ -137,7 +146,7 @@ class TargetList:
 
     def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
         """Every target's choice."""
-        choices = [target.choose(output, label, head) for target in self.targets]
+        choices = [choose_at(target, output, label, head) for target in self.targets]
         widths = []
         for target, choice in zip(self.targets, choices, strict=True):
             widths.append(_width(target, output, choice))

@@ -38,6 +38,8 @@ def label() -> Target:
 class LabelledClass:
     """The logit of the labelled class, or the number that is nearest to it."""
 
+    reads = "logits"
+
     def choose(self, output: Any, label: Shaped[Tensor, "b ..."] | None, head: Tensor | None) -> Choice:
         """The classes; of a single number its sign."""
         if isinstance(output, Tensor) and output.ndim in (1, 2) and output.numel() == len(output):
@@ -54,13 +56,13 @@ class LabelledClass:
         return signed[:, None]
 
 
-@TARGETS.register
+@TARGETS.register(reads="logits")
 def predicted(logits: Any, label: Tensor | None) -> Int[Tensor, "b"]:
     """The class of the largest logit; it may change from look to look."""
     return class_logits(logits).argmax(1)
 
 
-@TARGETS.register
+@TARGETS.register(reads="logits")
 def runner_up(logits: Any, label: Tensor | None) -> Int[Tensor, "b"]:
     """The class of the second largest logit: what the model would have said instead.
 
@@ -73,13 +75,13 @@ def runner_up(logits: Any, label: Tensor | None) -> Int[Tensor, "b"]:
     return z.topk(2, dim=1).indices[:, 1]
 
 
-@TARGETS.register
+@TARGETS.register(reads="logits")
 def top_k(logits: Any, label: Tensor | None, *, k: int = 5) -> Int[Tensor, "b t"]:
     """The k classes of the largest logits, best first."""
     return class_logits(logits).topk(min(k, logits.shape[1]), dim=1).indices
 
 
-@TARGETS.register
+@TARGETS.register(reads="logits")
 def positives(logits: Any, label: Shaped[Tensor, "b ..."] | None) -> Int[Tensor, "b t"]:
     """Every class that a multi-hot label [b k] sets (above 0.5), in order of classes: one map for each.
 

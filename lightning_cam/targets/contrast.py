@@ -74,6 +74,7 @@ class ClassContrast:
     gamma: float
     similar: int | Sequence[int]
     classes: Any
+    reads = "logits"
 
     def choose(self, output: Any, label: Tensor | None, head: Float[Tensor, "k c"] | None) -> Choice:
         """The classes, those like them, and the share of each in the mean; a class itself is never one like it."""

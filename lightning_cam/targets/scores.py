@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_cam.model.probabilities import without_rounding
 from lightning_cam.registry import TARGETS
 from lightning_cam.targets.classes import choose_classes
 from lightning_cam.targets.logits import describe_labels, describe_output
@@ -26,7 +27,7 @@ def log_probability(*, classes: Any = None) -> Target:
     Raises:
         ValueError: at a single logit.
     """
-    return ClassScore("log_probability", lambda z: z.log_softmax(1), classes)
+    return ClassScore("log_probability", _log_softmax, classes)
 
 
 @TARGETS.register
@@ -39,7 +40,7 @@ def softmax_probability(*, classes: Any = None) -> Target:
     Raises:
         ValueError: at a single logit.
     """
-    return ClassScore("softmax_probability", lambda z: z.softmax(1), classes)
+    return ClassScore("softmax_probability", _softmax, classes)
 
 
 @TARGETS.register
@@ -90,6 +91,7 @@ class ClassScore:
     function: Callable[[Tensor], Tensor]
     classes: Any
     least_classes: int = 2
+    reads = "logits"
 
     def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
         """The classes."""
@@ -105,6 +107,8 @@ class ClassScore:
 @dataclass(frozen=True, eq=False)
 class SignedLogit:
     """A single logit, signed by its label, or without labels by its own sign."""
+
+    reads = "logits"
 
     def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
         """The sign."""
@@ -170,6 +174,16 @@ class RegressionValue:
         if output.ndim == 1:
             return output
         return output[:, self.index]
+
+
+def _log_softmax(z: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+    log_p = z.log_softmax(1)
+    return without_rounding(log_p, log_p.exp())
+
+
+def _softmax(z: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+    p = z.softmax(1)
+    return without_rounding(p, p)
 
 
 def require_several(logits: Any, name: str) -> None:

@@ -49,6 +49,7 @@ class RegionOfClass:
     class_id: int | None
     region: Region
     background: int | None
+    reads = "logits"
 
     def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
         """The class and the region of each sample; absent where the region is empty."""

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lightning_cam.model.probabilities import Reading
+
 
 @dataclass(frozen=True, eq=False)
 class Choice:
@@ -59,6 +61,9 @@ class Target(Protocol):
 
     One that asks the model for more than its output, such as a text's embedding, has a method ``prepare(model)`` too, called
     within every look before the forward, without gradient.
+
+    Where a model's output is probabilities, one that says ``reads = "logits"`` is given the logits in front of them, any other
+    the output as it is; the logits are explained of what is chosen as ``Choice(logit=True)``.
     """
 
     def choose(self, output: Any, label: Tensor | None, head: Float[Tensor, "k c"] | None) -> Choice:
@@ -86,6 +91,11 @@ class TargetScores:
         """The same numbers at the output of n changes of the samples in a slice of the batch."""
         return masked_score(self.target, output, self.choice.rows(samples, n))
 
+    @property
+    def of_logits(self) -> bool:
+        """Whether the logits are explained, where the model's output is probabilities."""
+        return reads_logits(self.target, self.choice)
+
 
 def score_output(
     target: Target,
@@ -94,19 +104,46 @@ def score_output(
     head: Float[Tensor, "k c"] | None,
     choice: Choice | None = None,
 ) -> TargetScores:
-    """The numbers explained at an output, of what was chosen before or is chosen now."""
+    """The numbers explained at an output, or a reading of one, of what was chosen before or is chosen now."""
     if choice is None:
-        choice = target.choose(output, label, head)
+        choice = choose_at(target, output, label, head)
     return TargetScores(masked_score(target, output, choice), choice, target)
 
 
+def choose_at(target: Target, output: Any, label: Tensor | None, head: Float[Tensor, "k c"] | None) -> Choice:
+    """What a target chooses at an output, or at what it reads of one."""
+    return target.choose(_as_read(target, output, None), label, head)
+
+
 def masked_score(target: Target, output: Any, choice: Choice) -> Float[Tensor, "b t"]:
-    """A target's scores; NaN where a sample has no such target."""
-    score = target.score(output, choice)
+    """A target's scores at an output, or at what it reads of one; NaN where a sample has no such target."""
+    score = target.score(_as_read(target, output, choice), choice)
     if choice.absent is None:
         return score
     # no number rather than 0, which would be a score like any other
     return score.masked_fill(choice.absent, torch.nan)
+
+
+def reads_logits(target: Target, choice: Choice | None = None) -> bool:
+    """Whether a target, or any of several, is about the logits of classes rather than about the output as it is."""
+    if choice is not None and choice.logit:
+        return True
+    if choice is not None and _reads(target) == "each":
+        targets: Any = target
+        return any(map(reads_logits, targets.targets, choice.parts))
+    return _reads(target) == "logits"
+
+
+def _as_read(target: Target, output: Any, choice: Choice | None) -> Any:
+    reading = Reading.of(output)
+    if _reads(target) == "each":
+        return reading
+    return reading.logits if reads_logits(target, choice) else reading.output
+
+
+def _reads(target: Target) -> str:
+    reads: str = getattr(target, "reads", "output")
+    return reads
 
 
 def with_target_axis(values: Tensor) -> Tensor:

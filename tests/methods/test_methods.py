@@ -165,6 +165,18 @@ def test_in_place_rewriting_is_told():
             assert session.forward(images(), find(1)).outputs["features"].changed_in_place is told
 
 
+class Rows(nn.Module):
+    """A softmax that is written in a forward."""
+
+    def forward(self, x):
+        return x.exp() / x.exp().sum(1, keepdim=True)
+
+
+def test_cam_reads_the_head_in_front_of_a_softmax():
+    softmaxed = nn.Sequential(gap_linear(), nn.Softmax(1)).eval()
+    close(heat(softmaxed, images(), "cam", layer="0.features"), heat(gap_linear(), images(), "cam"), 1e-14)
+
+
 def test_cam_refuses_heads_its_formula_does_not_fit():
     x = images()
     with pytest.raises(ValueError, match="spatial mean"):
@@ -175,9 +187,9 @@ def test_cam_refuses_heads_its_formula_does_not_fit():
         heat(flatten_linear(), x, "cam")
     with pytest.raises(ValueError, match="class as its target"):
         explain(gap_linear(), x, layer="features", method="cam", target=lambda logits, label: logits.sum(1))
-    softmaxed = nn.Sequential(gap_linear(), nn.Softmax(1))
+    hidden = nn.Sequential(gap_linear(), Rows())
     with pytest.raises(ValueError, match="softmax in forward"):
-        explain(softmaxed, x, layer="0.features", method="cam")
+        explain(hidden, x, layer="0.features", method="cam")
 
 
 def test_cam_takes_a_named_head():

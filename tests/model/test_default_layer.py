@@ -362,9 +362,8 @@ def test_an_error_that_the_model_catches_itself_does_not_shift_what_is_found():
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("wrong", [3, ["patch"], None, b"patch"])
 def test_a_layer_that_is_no_name_and_no_module_is_told_what_is(wrong):
-    with pytest.raises(
-        TypeError, match=r"A layer is its dotted name, `name#i` for one of its calls, or a module of the model; got"
-    ):
+    accepted = r"its dotted name, `name#i` for one of its calls, `name\[i\]` for a part of its output, or a module of"
+    with pytest.raises(TypeError, match=f"A layer is {accepted} the model; got"):
         find_layer(ViT(), wrong)
 
 

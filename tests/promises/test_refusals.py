@@ -207,8 +207,26 @@ def test_several_calls_of_one_layer_share_a_look_and_are_changed_apart():
         assert [Seen(look, name).activation.shape[1] for name in names] == [4, 6, 5]
 
 
-def test_layers_that_return_no_single_tensor_are_refused():
-    net, x = torchvision_vit(), torch.rand(2, 3, 32, 32)
+def test_layers_that_return_no_map_in_whatever_they_return_are_refused():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = Again()
+
+        def forward(self, x):
+            return {"logits": self.net(x), "loss": None}
+
+    net, x = nn.ModuleDict({"pair": Pair(), "vit": torchvision_vit()}), images()
+    with pytest.raises(
+        ValueError, match=r"'pair' returned a dict of logits, loss; expected a map.*Layers with a map: pair.net.c"
+    ):
+        explain(net, x, layer="pair", forward=lambda model, images, batch: model["pair"](images))
     name = "encoder.layers.encoder_layer_1.self_attention"
-    with pytest.raises(ValueError, match=rf"'{name}' returned a tuple; expected a map.*Layers with a map: encoder"):
-        explain(net, x, layer=name)
+    with pytest.raises(
+        ValueError, match=rf"'{name}\[1\]' returned at \[1\] a NoneType; expected a map.*Layers with a map: encoder"
+    ):
+        explain(torchvision_vit(), torch.rand(2, 3, 32, 32), layer=f"{name}[1]")
+    with pytest.raises(
+        ValueError, match=r"returned a tuple of Tensor\[2, 17, 8\], NoneType, which has no \[2\]; expected a map"
+    ):
+        explain(torchvision_vit(), torch.rand(2, 3, 32, 32), layer=f"{name}[2]")

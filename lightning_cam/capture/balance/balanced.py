@@ -13,6 +13,7 @@ from lightning_cam.capture.attention import near_scores
 from lightning_cam.capture.attention_recorder import AttentionRecorder
 from lightning_cam.capture.balance.function_mode import BalancingMode
 from lightning_cam.model.names import modules_by_name
+from lightning_cam.targets.adapters import members
 from lightning_cam.targets.target import Choice, Target
 
 
@@ -27,6 +28,16 @@ class BalancedTarget:
 
     target: Target
     mode: BalancingMode
+
+    @property
+    def reads(self) -> str:
+        """What of an output the target is given."""
+        return getattr(self.target, "reads", "output")
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """The targets of a list."""
+        return members(self.target)
 
     def choose(self, output: Any, label: Tensor | None, head: Float[Tensor, "k c"] | None) -> Choice:
         """As the target does."""

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_cam.capture.seen import Seen
+from lightning_cam.heat import above_rounding
 from lightning_cam.methods.gradient import weighted
 from lightning_cam.registry import METHODS
 
@@ -44,7 +45,9 @@ def ablation_cam(seen: Seen, *, chunk: int = 64) -> Float[Tensor, "b *m"]:
     score = seen.score
     ablated = torch.stack([_rescored(seen, i, a.shape[1], partial(_ablated, a[i]), chunk) for i in range(len(a))])
     size = score.abs()
-    w = (score[:, None] - ablated) / size.where(size > 0, 1)[:, None]
+    # as of a map: where no score differs from another but by rounding, no channel counts
+    rounding = seen.score_eps * (size + ablated.abs().amax(1))
+    w = above_rounding(score[:, None] - ablated, rounding) / size.where(size > 0, 1)[:, None]
     return weighted(w, a)
 
 
@@ -80,7 +83,7 @@ def recipro_cam(seen: Seen, *, kernel: Sequence[float] = (1.0,), fill: Fill = "z
     single = torch.stack([_rescored(seen, i, places, change[i], chunk) for i in range(len(a))])
     empty = torch.cat([seen.rescore(i, activation=fills[i : i + 1].expand_as(a[:1])) for i in range(len(a))])
     heat: Tensor = (single - empty[:, None]).unflatten(1, a.shape[2:])
-    return heat
+    return above_rounding(heat, seen.score_eps * (single.abs().amax(1) + empty.abs()))
 
 
 @METHODS.register
@@ -106,9 +109,10 @@ def token_ablation(seen: Seen, *, fill: Fill = "mean", chunk: int = 64) -> Float
     a = seen.activation
     places = a[0, 0].numel()
     fills = _fills(a, fill)
-    emptied = [_rescored(seen, i, places, partial(_emptied, a[i], fill=fills[i]), chunk) for i in range(len(a))]
-    heat: Tensor = (seen.score[:, None] - torch.stack(emptied)).unflatten(1, a.shape[2:])
-    return heat
+    scores = [_rescored(seen, i, places, partial(_emptied, a[i], fill=fills[i]), chunk) for i in range(len(a))]
+    emptied = torch.stack(scores)
+    heat: Tensor = (seen.score[:, None] - emptied).unflatten(1, a.shape[2:])
+    return above_rounding(heat, seen.score_eps * (seen.score.abs() + emptied.abs().amax(1)))
 
 
 def _fills(a: Float[Tensor, "b c *m"], fill: Fill) -> Float[Tensor, "b c *ones"]:

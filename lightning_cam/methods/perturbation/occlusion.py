@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_cam.capture.gradient import at_least_float
 from lightning_cam.capture.seen import Seen
+from lightning_cam.heat import above_rounding
 from lightning_cam.methods.perturbation.layer import checked
 from lightning_cam.methods.perturbation.masking import masked_images
 from lightning_cam.registry import METHODS
@@ -51,16 +52,17 @@ def occlusion(
     images = seen.image
     covers = [_covers(side, window, stride).to(images.device) for side in images.shape[2:]]
     cells = torch.Size([len(cover) for cover in covers])
-    falls = []
+    covered_scores = []
     for i in range(len(images)):
         fills = _fill(images[i], fill)
         scores = []
         for places in torch.arange(cells.numel(), device=images.device).split(checked(chunk)):
             covered = torch.where(_windows(covers, places)[:, None], fills, images[i])
             scores.append(seen.rescore(i, image=covered))
-        falls.append(seen.score[i] - torch.cat(scores))
-    heat: Tensor = torch.stack(falls).unflatten(1, cells)
-    return heat
+        covered_scores.append(torch.cat(scores))
+    left = torch.stack(covered_scores)
+    heat: Tensor = (seen.score[:, None] - left).unflatten(1, cells)
+    return above_rounding(heat, seen.score_eps * (seen.score.abs() + left.abs().amax(1)))
 
 
 @METHODS.register
@@ -98,7 +100,9 @@ def rise(seen: Seen, *, n: int = 1000, cells: int = 7, p: float = 0.5, seed: int
         shown = masks.enlarged(part).to(seen.score)
         scores.append(torch.stack([seen.rescore(i, image=masked_images(image, shown)) for i, image in enumerate(images)]))
     score = torch.cat(scores, 1)
-    weights = (score - score.mean(1, keepdim=True)) / (n * p)
+    # where no score differs from another but by rounding, no mask counts
+    rounding = 2 * seen.score_eps * score.abs().amax(1)
+    weights = above_rounding(score - score.mean(1, keepdim=True), rounding) / (n * p)
     heat = weights.new_zeros(len(images), *images.shape[2:])
     # enlarged a second time: all masks at the image's size would not fit into memory
     for part, w in zip(chunks, weights.split(chunk, 1), strict=True):

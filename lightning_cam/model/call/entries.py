@@ -85,6 +85,43 @@ def with_parts(batch: Any, changed: Mapping[Step, Any]) -> Any:
     return copied
 
 
+def at(batch: Any, path: Path) -> Any:
+    """The part of a batch at the end of a path."""
+    for step in path:
+        batch = part(batch, step)
+    return batch
+
+
+def with_part(batch: Any, path: Path, value: Any) -> Any:
+    """A copy of a batch in which what is at the end of a path is another.
+
+    Example:
+        >>> with_part((1, {"map": 2}), (("item", 1), ("item", "map")), 3)
+        (1, {'map': 3})
+    """
+    if not path:
+        return value
+    inner = with_part(part(batch, path[0]), path[1:], value)
+    return with_parts(batch, {path[0]: inner})
+
+
+def find_step(batch: Any, word: str) -> Step | None:
+    """What leads to the part of that name, key or position, of a batch; None where it has none.
+
+    Example:
+        >>> find_step({"0": "fine", "pool": "coarse"}, "-1")
+        ('item', 'pool')
+    """
+    known = steps(batch)
+    for step in known:
+        if str(step[1]) == word:
+            return step
+    try:
+        return known[int(word)]
+    except (ValueError, IndexError):
+        return None
+
+
 def with_images(batch: Any, path: Path, images: Tensor) -> Any:
     """A copy of a batch with other images in their place; one list of images stays a list."""
     if not path:
