@@ -87,14 +87,12 @@ def test_adapters_on_queries_keys_and_values_change_nothing_but_values(method, p
     layer = "blocks.0"
     expected = explain(net, x, layer=layer, method=method, target=1).heat
     lora = adapted(net)
-    found = explain(lora, x, layer=f"base_model.model.{layer}", method=method, target=1).heat
+    found = explain(lora, x, layer=layer, method=method, target=1).heat
     close(found, expected, 1e-12)
-    assert [block.name for block in attention_of(lora, x, layer=f"base_model.model.{layer}").blocks] == [
-        f"base_model.model.blocks.{i}.attn" for i in range(2)
-    ]
+    assert [block.name for block in attention_of(lora, x, layer=layer).blocks] == [f"blocks.{i}.attn" for i in range(2)]
     for name, p in lora.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(p)
-    changed = explain(lora, x, layer=f"base_model.model.{layer}", method=method, target=1).heat
+    changed = explain(lora, x, layer=layer, method=method, target=1).heat
     assert (changed - expected).abs().max() > 1e-3 * expected.abs().max()
     close(changed, explain(lora.merge_and_unload(), x, layer=layer, method=method, target=1).heat, 1e-10)
