@@ -23,6 +23,7 @@ OPTIONS = {  # wrappers need a method; noisy masks are measured with two of them
     "smooth": {"smooth": {"method": "grad_cam"}},
     "flip_average": {"flip_average": {"method": "grad_cam"}},
     "sess": {"sess": {"method": "grad_cam"}},
+    "libra": {"libra": {"method": "grad_cam"}},
     "ss_cam": {"ss_cam": {"n": 2}},
     "is_cam": {"is_cam": {"n": 2}},
 }

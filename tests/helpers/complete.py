@@ -64,3 +64,28 @@ def reached(net: nn.Module, x: Tensor, layer: str, balanced: bool) -> Tensor:
             a = x.clone().requires_grad_()
             (g,) = torch.autograd.grad(forward.rerun(image=a)[:, 0].sum(), a)
         return (a.detach() * g).flatten(1).sum(1)
+
+
+def unbiased(net: nn.Module) -> nn.Module:
+    """The same with nothing added: no biases, tokens, positions or running means."""
+    lively(net)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if any(word in name for word in (*ADDED, "token", "position", "class_embedding")):
+                parameter.zero_()
+        for name, buffer in net.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.zero_()
+    return net
+
+
+def error_at_image(net: nn.Module, x: Tensor, balanced: bool, **options: object) -> Tensor:
+    """How far ``sum x dS/dx`` is from the score of class 0, as a share of it, [b]."""
+    with open_session(net, [], x, **options) as session:
+        forward = session.forward(x, find(0))
+        if balanced:
+            forward = forward.balanced
+        leaf = x.clone().requires_grad_()
+        score = forward.rerun(image=leaf)[:, 0]
+        (g,) = torch.autograd.grad(score.sum(), leaf)
+    return ((x * g).flatten(1).sum(1) - score.detach()).abs() / score.detach().abs()

@@ -82,14 +82,10 @@ def test_a_whole_look_adds_up_where_every_token_is_on_the_map_and_nothing_is_add
     assert torch.equal(found.score, plain.score)
 
 
-@pytest.mark.parametrize(
-    "method", ["grad_cam", "hires_cam", "layer_cam", "grad_cam_pp", "full_grad", "shapley_cam", "eigen_cam"]
-)
-@pytest.mark.parametrize("layer", ["layer2", "layer4"])
-def test_on_a_net_of_relus_it_is_the_method_bit_for_bit(method, layer):
-    torch.manual_seed(0)
-    net, x = resnet18(num_classes=4).double().eval(), pictures(side=64)
-    assert torch.equal(heat(net, x, {"libra": {"method": method}}, [1, 2], layer), heat(net, x, method, [1, 2], layer))
+@pytest.mark.parametrize("method", ["grad_cam", "shapley_cam", "guided_grad_cam", "full_grad"])
+def test_on_a_net_of_relus_it_is_the_method_bit_for_bit(method):
+    net, x = resnet18(num_classes=4).double().eval(), pictures(side=48)
+    assert torch.equal(*(heat(net, x, spec, [1, 2], "layer3") for spec in (method, {"libra": {"method": method}})))
 
 
 def test_a_method_without_a_gradient_is_as_it_was():
@@ -232,6 +228,25 @@ def test_under_autocast_the_map_is_that_of_single_precision_but_for_rounding():
     assert maps[1].dtype == torch.float32
     close(maps[1], maps[0], 0.05)
     assert not torch.equal(*maps)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_of_half_precision_gives_the_map_of_a_single_one_but_for_rounding(dtype):
+    net, x = lively(ViT()).float(), photos().float()
+    expected = heat(net, x, HIRES, layer="blocks.0")
+    found = heat(net.to(dtype), x.to(dtype), HIRES, layer="blocks.0")
+    assert found.dtype == torch.float32
+    close(found, expected, 0.05)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_are_part_of_the_linear_layers_they_adapt(dora):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["qkv", "proj"], init_lora_weights=False, use_dora=dora)
+    net, x = peft.get_peft_model(lively(ViT()), config).double().eval(), photos()
+    expected = heat(net, x, HIRES, layer="base_model.model.blocks.0")
+    close(heat(net.merge_and_unload(), x, HIRES, layer="blocks.0"), expected, 1e-6)
 
 
 def torch_as_it_is():

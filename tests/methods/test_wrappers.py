@@ -166,7 +166,7 @@ def test_wrappers_are_found_by_name_with_options_and_nested():
     assert methods.find(flip_average({"activation_mean": {"channels": 3}})).label == "flip_average_activation_mean_3"
     nested = {"smooth": {"method": {"flip_average": {"method": "grad_cam"}}, "n": 2}}
     assert methods.find(nested).label == "smooth_flip_average_grad_cam_2"
-    assert METHODS.wrappers() == ["smooth", "flip_average", "sess"]
+    assert METHODS.wrappers() == ["smooth", "flip_average", "sess", "libra"]
     assert "smooth" not in methods.names()
     net, x = flatten_linear(), images()
     close(heat(net, x, nested), heat(net, x, smooth(flip_average("grad_cam"), n=2)), 1e-15)

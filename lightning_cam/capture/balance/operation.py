@@ -121,14 +121,18 @@ def nodes_of(result: Any) -> list[Any]:
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors among a function's arguments, or its results."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return [tensor for item in value for tensor in tensors_in(item)]
-    return []
+    """The tensors among a function's arguments, or its results, in any order."""
+    tensors = []
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Tensor):
+            tensors.append(item)
+        elif isinstance(item, list | tuple):
+            pending.extend(item)
+        elif isinstance(item, Mapping):
+            pending.extend(item.values())
+    return tensors
 
 
 def forbid(result: Any, taint: Taint) -> None:

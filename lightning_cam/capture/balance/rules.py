@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_cam.capture.balance import norms
-from lightning_cam.capture.balance.operation import Operation, Taint, forbid, mark, replaced, taint_of
+from lightning_cam.capture.balance.operation import Operation, Taint, forbid, mark, nodes_of, replaced, taint_of
 from lightning_cam.capture.gradient import at_least_float
 
 # linear, or affine piece by piece, in all their tensors at once
@@ -67,7 +67,9 @@ def _gate(op: Operation) -> Any:
 
 def _tainted(op: Operation, gate: bool) -> Any:
     result = op.run()
-    forbid(result, Taint(op.name, op.module, gate))
+    # most of what has no rule only asks: for a shape, a type
+    if nodes_of(result):
+        forbid(result, Taint(op.name, op.module, gate))
     return result
 
 
