@@ -100,8 +100,8 @@ def _steps(transform: Any) -> Sequence[Any]:
 def name_of(dataset: Any, index: int) -> str:
     """The file's stem where the dataset keeps paths (ImageFolder), else the index."""
     for level in wrapped_datasets(dataset):
-        paths = getattr(level, "samples", None) or getattr(level, "imgs", None)
-        if isinstance(paths, Sequence) and index < len(paths):
+        paths = _paths(level)
+        if index < len(paths):
             path = paths[index]
             if isinstance(path, tuple | list):
                 path = path[0]
@@ -111,6 +111,19 @@ def name_of(dataset: Any, index: int) -> str:
         if hasattr(level, "indices") and hasattr(level, "dataset"):
             index = int(level.indices[index])
     return f"#{index}"
+
+
+def _paths(dataset: Any) -> Sequence[Any]:
+    """The paths that a dataset keeps, alone or with what belongs to them; none where it keeps none."""
+    for name in ("samples", "imgs"):
+        paths = getattr(dataset, name, None)
+        # a table with a column of them, as anomalib's, whose truth value is an error
+        column = getattr(paths, "image_path", None)
+        if hasattr(column, "tolist"):
+            paths = column.tolist()
+        if isinstance(paths, Sequence) and len(paths):
+            return paths
+    return []
 
 
 def _stem(path: str) -> str:

@@ -154,11 +154,12 @@ def _is_passive(call: Call) -> bool:
 
 def _parts(calls: list[Call], maps: list[int]) -> dict[int, list[str]]:
     """In which part of the model each map is: its module's name, up to the level at which the maps' names first differ."""
-    # a model wrapped in others shares the first levels of all its names
+    # a model wrapped in others shares the first levels of all its names, and itself returns a map where it is dense
     paths = {i: calls[i].name.split(".") for i in maps}
     depth = 0
-    for level, names in enumerate(zip(*paths.values(), strict=False)):
-        if len(set(names)) > 1:
+    for level in range(max(map(len, paths.values()), default=0)):
+        names = {path[level] for path in paths.values() if len(path) > level}
+        if len(names) > 1:
             depth = level
             break
     return {i: path[: depth + 1] for i, path in paths.items()}

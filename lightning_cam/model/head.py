@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from lightning_cam.model.merged import merged_weight
 from lightning_cam.model.trace import Call
 
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
 
 def find_head(calls: list[Call], classes: int | None) -> Call | None:
     """The classifier: the last module with weights, if it is linear, or a 1x1 convolution, to the number of outputs.
@@ -16,9 +18,12 @@ def find_head(calls: list[Call], classes: int | None) -> Call | None:
         calls: the calls of one forward.
         classes: the number of outputs; None if it is not known, which a linear layer fits and a convolution does not.
     """
-    weighted = [call for call in calls if isinstance(call.layer, nn.Linear | nn.modules.conv._ConvNd)]
-    if weighted and _fits(weighted[-1], classes):
-        return weighted[-1]
+    weighted = [i for i, call in enumerate(calls) if isinstance(call.layer, nn.Linear | nn.modules.conv._ConvNd)]
+    if not weighted:
+        return None
+    last, behind = calls[weighted[-1]], calls[weighted[-1] + 1 :]
+    if _fits(last, classes) and not _is_normed(last, behind):
+        return last
     return None
 
 
@@ -31,6 +36,13 @@ def _fits(last: Call, classes: int | None) -> bool:
     if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return max(layer.kernel_size) == 1 and layer.out_channels == classes
     return False
+
+
+def _is_normed(last: Call, behind: list[Call]) -> bool:
+    """Whether a norm comes behind a convolution, which then ends a trunk that has no classifier, as wide as its embedding."""
+    if not isinstance(last.layer, nn.modules.conv._ConvNd):
+        return False
+    return any(isinstance(call.layer, _NORMS) for call in behind)
 
 
 def head_weight(calls: list[Call], logits: Any) -> Shaped[Tensor, "k c"] | None:

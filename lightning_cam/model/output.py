@@ -108,6 +108,8 @@ def _describe(output: Any) -> str:
     kind = type(output).__name__
     if isinstance(output, Mapping):
         return f"a {kind} of {', '.join(map(str, output))}"
+    if hasattr(output, "_fields"):
+        return f"a {kind} of {', '.join(output._fields)}"
     if isinstance(output, tuple | list):
         return f"a {kind} of {len(output)}"
     if isinstance(output, Tensor):

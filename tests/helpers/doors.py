@@ -2,6 +2,7 @@
 
 from collections import namedtuple
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import lightning.pytorch as L
 import torch
@@ -66,6 +67,26 @@ class WholeTuple(Plain):
     def forward(self, batch):
         x, place, _ = batch
         return super().forward(x) + place.sum(1, keepdim=True)
+
+
+class Gathering(nn.Module):
+    """The batch by its names, as a module around a model of Hugging Face's often has it."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.model = inner
+
+    def forward(self, **batch):
+        return self.model(**batch)
+
+
+class WithLogits(Plain):
+    """Its output is an object, and it makes a loss where there are labels."""
+
+    def forward(self, pixel_values, labels=None):
+        logits = super().forward(pixel_values)
+        loss = None if labels is None else F.cross_entropy(logits, labels)
+        return SimpleNamespace(logits=logits, loss=loss)
 
 
 class Empty(nn.Module):

@@ -13,6 +13,8 @@ from lightning_cam.model.call.refusal import has_forward, signature_of
 
 NAMED = Inputs({"image": X, "place": PLACE, "labels": PLACE[:, 0]}, (("item", "image"),), count=4)
 UNNAMED = Inputs((X, PLACE), (("item", 0),), count=4)
+NESTED = Inputs({"views": [X, X]}, (("item", "views"), ("item", 0)), count=4)
+FACES = Inputs({"pixel_values": X}, (("item", "pixel_values"),), count=4)
 ALONE = Inputs()
 
 
@@ -24,6 +26,7 @@ def of(**words):
     return Arguments(**words)
 
 
+BY_NAME = [of(keyword="image", names=names) for names in (("place",), ("place", "labels"), ())]
 CASES = {
     "images alone": (lambda x: 0, ALONE, [of()]),
     "an option that the batch lacks": (lambda x, scale=1: 0, NAMED, [of(), of(whole=True)]),
@@ -39,7 +42,13 @@ CASES = {
     "Hugging Face's name behind another": (lambda ids=None, pixel_values=None: 0, ALONE, [of(keyword="pixel_values")]),
     "a batch by its name": (lambda batch: 0, UNNAMED, [of(whole=True), of()]),
     "no batch by its name": (lambda batch: 0, ALONE, [of()]),
-    "anything": (lambda *args, **options: 0, NAMED, [of()]),
+    "anything": (lambda *args, **options: 0, NAMED, [of(), *BY_NAME]),
+    "anything without names": (lambda *args, **options: 0, UNNAMED, [of()]),
+    "anything by position": (lambda *args: 0, NAMED, [of()]),
+    "anything by name": (lambda **batch: 0, NAMED, BY_NAME),
+    "anything by name, without names": (lambda **batch: 0, UNNAMED, []),
+    "anything by name, of images inside a list": (lambda **batch: 0, NESTED, []),
+    "anything, of Hugging Face's images": (lambda *args, **options: 0, FACES, [of(keyword="pixel_values"), of()]),
     "nothing": (lambda: 0, NAMED, []),
 }
 

@@ -212,6 +212,47 @@ def test_a_u_net_is_explained_at_its_bottleneck(nested, layer):
     assert found.heat.any()
 
 
+class Around(nn.Module):
+    """A module around another, as a LightningModule is."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.model = net
+
+    def forward(self, x):
+        return self.model(x)
+
+
+def test_a_segmentation_is_explained_at_the_same_layer_inside_of_another_module():
+    """Also where its inner parts return maps as coarse as the backbone's, and its own output is a map too."""
+    net, x = made(FeaturePyramid), torch.rand(2, 3, *SIZE)
+    assert explain(net, x, target="segment").layer == "encoder"
+    assert explain(Around(net), x, target="segment").layer == "model.encoder"
+    assert explain(Around(Around(net)), x, target="segment").layer == "model.model.encoder"
+
+
+class FeaturePyramid(nn.Module):
+    """A backbone, and a decoder that first makes its last map over."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(UNet.half(3, 8), UNet.half(8, 16))
+        self.decoder = nn.Sequential(nn.Conv2d(16, 8, 1), nn.ReLU(), UNet.twice(8, 8), UNet.twice(8, 5))
+
+    def forward(self, x):
+        return self.decoder(self.encoder(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("resnet10t", "layer4"), ("resnet14t", "layer4"), ("mobilenetv3_small_050", "blocks"), ("efficientnet_lite0", "bn2")],
+)
+def test_a_trunk_without_classifier_is_explained_at_its_last_map(name, layer):
+    """Its last convolution may have as many channels as the embedding, and is no classifier of these."""
+    net, x = made(functools.partial(timm.create_model, name, num_classes=0)), torch.rand(2, 3, *SIZE)
+    assert explain(net, x, target="projection").layer == layer
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [detection.fasterrcnn_resnet50_fpn, detection.retinanet_resnet50_fpn])
 def test_a_detector_is_explained_at_the_last_map_of_its_backbone(make):

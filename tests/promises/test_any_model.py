@@ -9,6 +9,7 @@ from doors import (
     SECOND,
     Distilled,
     Empty,
+    Gathering,
     Item,
     K,
     Located,
@@ -21,6 +22,7 @@ from doors import (
     Whole,
     WholeTuple,
     WithBackend,
+    WithLogits,
     WithoutForward,
     X,
     grad_cam_of,
@@ -88,6 +90,20 @@ DOORS = {
         dict(batch=Batch(image="after")),
         "trunk#0",
         lambda model, batch: model(SECOND, X),
+    ),
+    "the batch by its names": (
+        lambda: Gathering(WithLogits()),
+        {"pixel_values": X, "labels": LABELS},
+        dict(),
+        "model.trunk",
+        lambda model, batch: model(**batch).logits,
+    ),
+    "images and prompts by their names": (
+        lambda: Gathering(TwoTowers()),
+        {"pixel_values": X, "input_ids": WORDS, "labels": LABELS},
+        dict(),
+        "model.vision.trunk",
+        lambda model, batch: model(**batch)["logits_per_image"],
     ),
     "images and prompts": (
         TwoTowers,
@@ -397,6 +413,18 @@ def test_a_model_that_fails_with_all_there_is_names_its_parts(tmp_path):
     assert line == "forward=lambda model, images, batch: model.trunk(images)"
     repaired = "forward=lambda model, images, batch: model({'img': images})"
     assert watcher(Odd(), in_batch(), tmp_path, **eval(f"dict({repaired})")).look(0)
+
+
+def test_a_model_that_takes_images_by_a_name_is_told_where_they_have_none(tmp_path):
+    model = Gathering(WithLogits()).double()
+    with pytest.raises(ValueError) as error:
+        watcher(model, (X, LABELS), tmp_path).look(0)
+    text, line = told(error)
+    assert text == (
+        "Gathering.forward(**batch) takes images by a name alone, which they have not. Parts of it that take the images: "
+        "model [1, 3]. Write forward=lambda model, images, batch: model.model(images)."
+    )
+    assert watcher(model, (X, LABELS), tmp_path, **eval(f"dict({line})")).look(0)
 
 
 def test_a_model_that_takes_nothing_is_told():

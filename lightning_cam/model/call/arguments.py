@@ -77,8 +77,7 @@ def possible_arguments(signature: inspect.Signature | None, inputs: Inputs) -> l
         return [Arguments()]
     parameters = named_parameters(signature)
     if not parameters:
-        gathers = len(signature.parameters) > 0
-        return [Arguments()] if gathers else []
+        return _gathered(signature, inputs)
     image = image_parameter(parameters, _image_key(inputs))
     keyword = None
     if image is not parameters[0] or image.kind is image.KEYWORD_ONLY:
@@ -120,6 +119,22 @@ def _image_key(inputs: Inputs) -> str | None:
     if inputs.path and isinstance(inputs.path[0][1], str):
         return inputs.path[0][1]
     return None
+
+
+def _gathered(signature: inspect.Signature, inputs: Inputs) -> list[Arguments]:
+    """With what a function can be called that names no parameter, as ``forward(**batch)`` or ``forward(*args)``."""
+    kinds = {p.kind for p in signature.parameters.values()}
+    in_place = [Arguments()] if inspect.Parameter.VAR_POSITIONAL in kinds else []
+    key = _image_key(inputs)
+    if inspect.Parameter.VAR_KEYWORD not in kinds or key is None or len(inputs.path or ()) > 1:
+        return in_place
+    others = [name for name in names(inputs.batch) if name != key]
+    unlabelled = tuple(name for name in others if name not in _LABEL_NAMES)
+    # whoever writes **batch is given the batch; of labels models make a loss that nobody needs here
+    by_name = [Arguments(key, unlabelled), Arguments(key, tuple(others)), Arguments(key)]
+    if key == _IMAGE_NAME:
+        return list(dict.fromkeys(by_name + in_place))
+    return list(dict.fromkeys(in_place + by_name))
 
 
 def _by_name(parameters: list[inspect.Parameter], required: list[str]) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_cam.model.call.arguments import Arguments, image_parameter, named_parameters
 from lightning_cam.model.call.entries import Step, describe, names, steps
 from lightning_cam.model.call.inputs import Inputs
+from lightning_cam.model.output import find_logits
 from lightning_cam.model.wrapped import unwrapped
 
 _PLACEHOLDERS = ("_forward_unimplemented", "LightningModule.forward")  # which say that there is none
@@ -53,7 +54,10 @@ def refuse_arguments(model: nn.Module, function: Callable[..., Any], inputs: Inp
     shown = _shown(model, function, signature)
     parameters = named_parameters(signature)
     if not parameters:
-        return ValueError(f"{shown} takes no images. {_parts_in_words(model, images)}")
+        what = "no images"
+        if signature.parameters:
+            what = "images by a name alone, which they have not"
+        return ValueError(f"{shown} takes {what}. {_parts_in_words(model, images)}")
     image = image_parameter(parameters, None)
     missing = [p for p in parameters if p is not image and p.default is p.empty]
     lacking = [p.name for p in missing if p.name not in names(inputs.batch) or p.kind is p.POSITIONAL_ONLY]
@@ -136,7 +140,7 @@ def _accepting(model: nn.Module, image: Tensor, depth: int = 2) -> Iterator[tupl
         output = None
         try:
             with torch.no_grad():
-                output = child(image)
+                output = find_logits(child(image), None)
         except Exception:
             # it is tried because nobody knows what it takes
             output = None
