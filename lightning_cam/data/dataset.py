@@ -119,7 +119,7 @@ def _paths(dataset: Any) -> Sequence[Any]:
         paths = getattr(dataset, name, None)
         # a table with a column of them, as anomalib's, whose truth value is an error
         column = getattr(paths, "image_path", None)
-        if hasattr(column, "tolist"):
+        if column is not None and hasattr(column, "tolist"):
             paths = column.tolist()
         if isinstance(paths, Sequence) and len(paths):
             return paths
