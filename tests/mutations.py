@@ -140,6 +140,7 @@ ENGINE = [
     Mutation("inference mode not left", "capture/gradient.py", "if not torch.is_inference_mode_enabled():", "if True:", "capture/test_inference_mode.py"),
     Mutation("inference mode: what was before not put back", "capture/gradient.py", "modes.enter_context(torch.inference_mode(False))\n        torch.set_grad_enabled(enabled)", "torch.set_grad_enabled(enabled)", "capture/test_inference_mode.py"),
     Mutation("inference mode: torch's own words for what it hinders", "capture/gradient.py", 'if "nference tensor" not in str(error):', "if True:", "capture/test_inference_mode.py -k refused"),
+    Mutation("no evidence: likeness to itself", "targets/embedding.py", "torch.where(apart <= 2 * torch.finfo(e.dtype).eps, cosine.detach(), cosine)", "cosine", "methods/test_rounding.py -k likeness"),
     Mutation("no evidence: rounding shown", "heat.py", "is_rounding = (heat.flatten(1).abs().amax(1) <= rounding)", "is_rounding = (heat.flatten(1).abs().amax(1) < 0 * rounding)", "methods/test_rounding.py -k cancel"),
     Mutation("no evidence: that of half precision shown", "methods/gradient.py", "rounding = rounding + 2 * eps *", "rounding = rounding + 0 * eps *", "methods/test_rounding.py -k cancel"),
     Mutation("no evidence: long sums in half precision", "methods/gradient.py", "2 * eps * _sum(w.square(), a.square()).flatten(1).amax(1).sqrt()", "2 * eps * _sum(w.abs(), a.abs()).flatten(1).amax(1)", "methods/test_rounding.py -k above_its_rounding"),
