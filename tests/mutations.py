@@ -86,7 +86,7 @@ TARGETS = [
     Mutation("detection: a box of any class", "targets/detection.py", '(sample["labels"] == class_id) & ', "", "targets/test_places.py -k box"),
     Mutation("detection: without the overlap", "targets/detection.py", 'match = (sample["scores"] + overlap)', 'match = sample["scores"]', "targets/test_places.py -k box"),
     Mutation("similarity: the reference moves", "targets/embedding.py", "if self.reference is None:", "if not self.handed_in:", "targets/test_places.py -k frozen"),
-    Mutation("projection: not by the reference's length", "targets/embedding.py", "torch.nn.functional.normalize(r, dim=1)", "r", "targets/test_places.py -k reference"),
+    Mutation("projection: not by the reference's length", "targets/embedding.py", "(e * F.normalize(r, dim=1)).sum(1)", "(e * r).sum(1)", "targets/test_places.py -k reference"),
     Mutation("a choice moves when an image is changed", "targets/target.py", "return masked_score(self.target, output, self.choice.rows(samples, n))", "return masked_score(self.target, output, self.target.choose(output, None, None))", "targets/test_targets.py -k kept"),
 ]  # fmt: skip
 
