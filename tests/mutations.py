@@ -134,7 +134,7 @@ TARGETS = [
     Mutation("text: cosines in half precision", "targets/text/prompts.py", "image = image.to(torch.promote_types(image.dtype, reference.dtype))", "pass", "targets/test_text.py -k half"),
     Mutation("text: any of several towers", "targets/text/tower.py", "if len(outermost) > 1:", "if False:", "targets/test_text.py -k several_text"),
     Mutation("similarity: the reference moves", "targets/embedding.py", "if self.reference is None:", "if not self.handed_in:", "targets/test_places.py -k frozen"),
-    Mutation("projection: not by the reference's length", "targets/embedding.py", "torch.nn.functional.normalize(r, dim=1)", "r", "targets/test_places.py -k reference"),
+    Mutation("projection: not by the reference's length", "targets/embedding.py", "(e * F.normalize(r, dim=1)).sum(1)", "(e * r).sum(1)", "targets/test_places.py -k reference"),
     Mutation("a choice moves when an image is changed", "targets/target.py", "return masked_score(self.target, output, self.choice.rows(samples, n))", "return masked_score(self.target, output, self.target.choose(output, None, None))", "targets/test_targets.py -k kept"),
 ]  # fmt: skip
 
@@ -230,6 +230,7 @@ ENGINE = [
     Mutation("inference mode not left", "capture/gradient.py", "if not torch.is_inference_mode_enabled():", "if True:", "capture/test_inference_mode.py"),
     Mutation("inference mode: what was before not put back", "capture/gradient.py", "modes.enter_context(torch.inference_mode(False))\n        torch.set_grad_enabled(enabled)", "torch.set_grad_enabled(enabled)", "capture/test_inference_mode.py"),
     Mutation("inference mode: torch's own words for what it hinders", "capture/gradient.py", 'if "nference tensor" not in str(error):', "if True:", "capture/test_inference_mode.py -k refused"),
+    Mutation("no evidence: likeness to itself", "targets/embedding.py", "torch.where(apart <= 2 * torch.finfo(e.dtype).eps, cosine.detach(), cosine)", "cosine", "methods/test_rounding.py -k likeness"),
     Mutation("no evidence: rounding shown", "heat.py", "is_rounding = (heat.flatten(1).abs().amax(1) <= rounding)", "is_rounding = (heat.flatten(1).abs().amax(1) < 0 * rounding)", "methods/test_rounding.py -k cancel"),
     Mutation("no evidence: that of half precision shown", "methods/gradient.py", "rounding = rounding + 2 * eps *", "rounding = rounding + 0 * eps *", "methods/test_rounding.py -k cancel"),
     Mutation("no evidence: long sums in half precision", "methods/gradient.py", "2 * eps * _sum(w.square(), a.square()).flatten(1).amax(1).sqrt()", "2 * eps * _sum(w.abs(), a.abs()).flatten(1).amax(1)", "methods/test_rounding.py -k above_its_rounding"),

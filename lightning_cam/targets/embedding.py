@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -93,11 +94,14 @@ def projection(*, reference: Any = None) -> FrozenReference:
 
 
 def _similarity(e: Float[Tensor, "b e"], r: Float[Tensor, "b e"]) -> Float[Tensor, "b"]:
-    return torch.nn.functional.cosine_similarity(e, r, dim=1)
+    cosine = F.cosine_similarity(e, r, dim=1)
+    # the gradient is as long as unit vectors are apart: where they are the same but for rounding, it is nothing else
+    apart = (F.normalize(e, dim=1) - F.normalize(r, dim=1)).norm(dim=1)
+    return torch.where(apart <= 2 * torch.finfo(e.dtype).eps, cosine.detach(), cosine)
 
 
 def _projection(e: Float[Tensor, "b e"], r: Float[Tensor, "b e"]) -> Float[Tensor, "b"]:
-    return (e * torch.nn.functional.normalize(r, dim=1)).sum(1)
+    return (e * F.normalize(r, dim=1)).sum(1)
 
 
 def storable(e: Tensor) -> Tensor:

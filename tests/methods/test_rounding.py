@@ -104,6 +104,16 @@ def test_methods_without_gradient_see_what_a_change_does_to_such_a_score(method)
     assert found.flatten(1).any(1).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", ["grad_cam", "hires_cam", "full_grad"])
+def test_likeness_to_itself_has_no_evidence_and_to_its_neighbour_has(method, dtype):
+    net, x = gap_mlp(k=16).to(dtype), images().to(dtype)
+    layer = None if method in AT_IMAGE else "features"
+    assert not explain(net, x, layer=layer, method=method, target="similarity").heat.any()
+    near = {"similarity": {"reference": net(x).detach() * (1 + torch.linspace(0, 1, 16))}}
+    assert explain(net, x, layer=layer, method=method, target=near).heat.flatten(1).any(1).all()
+
+
 # terms that cancel
 
 
