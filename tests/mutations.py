@@ -153,7 +153,7 @@ ENGINE = [
     Mutation("a trunk's last convolution taken for its classifier", "model/head.py", " and not _is_normed(last, behind)", "", "model/test_families.py -k without_classifier"),
     Mutation("a batch of names given as none", "model/call/arguments.py", "        return list(dict.fromkeys(by_name + in_place))", "        return in_place", "model/test_call.py"),
     Mutation("labels given to whoever gathers names", "model/call/arguments.py", "unlabelled = tuple(name for name in others if name not in _LABEL_NAMES)", "unlabelled = tuple(others)", "model/test_call.py"),
-    Mutation("names of a table of paths not read", "data/dataset.py", '        if hasattr(column, "tolist"):', '        if paths and hasattr(column, "tolist"):', "data/test_dataset.py -k table"),
+    Mutation("names of a table of paths not read", "data/dataset.py", '        if column is not None and hasattr(column, "tolist"):', '        if paths and hasattr(column, "tolist"):', "data/test_dataset.py -k table"),
     Mutation("concepts: a start forgotten", "concepts.py", '    if start is not None:\n        h = start', '    if False:\n        h = start', "test_concepts.py -k start"),
     Mutation("hooks left behind", "capture/hooks.py", "undo.callback(module.register_forward_hook(self._hook(layer)).remove)", "module.register_forward_hook(self._hook(layer))", "test_explain.py"),
     Mutation("randomness left moved", "no_trace.py", "torch.set_rng_state(cpu)", "pass", "promises/test_no_trace.py"),

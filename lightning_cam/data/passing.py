@@ -158,6 +158,7 @@ def is_stream(data: Any) -> bool:
     """Whether data can only be iterated, by which samples are taken from whoever iterates it: no batch, and no list of them.
 
     Example:
+        >>> from torch.utils.data import DataLoader
         >>> is_stream(iter([1])), is_stream(DataLoader([1])), is_stream({"image": torch.rand(1, 3, 8, 8)})
         (True, True, False)
     """

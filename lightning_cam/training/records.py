@@ -125,6 +125,8 @@ def with_evidence(records: Sequence[Record], forward: Forward, notices: Notices)
     layers = dict.fromkeys(record.layer for record in records if _is_of_its_layer(record, forward))
     shares = {layer: known_shares(forward, layer) for layer in layers}
     known = {layer: share for layer, share in shares.items() if share is not None}
+    if not known:
+        return list(records)
     on_host = dict(zip(known, to_host(list(known.values())), strict=True))
     for layer, share in on_host.items():
         if float(share.nanmean()) < LITTLE:

@@ -104,9 +104,7 @@ def test_a_segmentation(tmp_path):
     with torch.no_grad():
         region = module(batch["image"]).argmax(1) == 1
     assert watched.layer == "model.encoder.layer4"
-    assert_by_hand(
-        watched, module.model.encoder.layer4, lambda: (module(batch["image"])[:, 1] * region).sum((1, 2))
-    )
+    assert_by_hand(watched, module.model.encoder.layer4, lambda: (module(batch["image"])[:, 1] * region).sum((1, 2)))
 
 
 @pytest.mark.parametrize("model", ["fcsiamdiff", "unet"])

@@ -41,6 +41,7 @@ CASES = {
     "by keyword only": (lambda *, pixel_values: 0, ALONE, [of(keyword="pixel_values")]),
     "Hugging Face's name behind another": (lambda ids=None, pixel_values=None: 0, ALONE, [of(keyword="pixel_values")]),
     "a batch by its name": (lambda batch: 0, UNNAMED, [of(whole=True), of()]),
+    "a tuple under another name": (lambda x: 0, UNNAMED, [of()]),
     "no batch by its name": (lambda batch: 0, ALONE, [of()]),
     "anything": (lambda *args, **options: 0, NAMED, [of(), *BY_NAME]),
     "anything without names": (lambda *args, **options: 0, UNNAMED, [of()]),

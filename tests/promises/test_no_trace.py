@@ -118,6 +118,7 @@ def test_training_is_bit_identical_with_every_parameter_frozen(tmp_path):
     assert differences(*runs) == []
 
 
+@pytest.mark.filterwarnings("ignore:.*of the evidence")
 @pytest.mark.parametrize("pooled", [False, True])
 def test_training_is_bit_identical_with_attention_written_out(tmp_path, pooled):
     class Attentive(Net):

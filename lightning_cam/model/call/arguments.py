@@ -95,7 +95,8 @@ def possible_arguments(signature: inspect.Signature | None, inputs: Inputs) -> l
         possible.append(Arguments(keyword, tuple(optional)))
     if inputs.path and image.name == _WHOLE_NAME:
         possible.insert(0, Arguments(whole=True))
-    elif inputs.path and image.name != _image_key(inputs):
+    elif names(inputs.batch) and inputs.path and image.name != _image_key(inputs):
+        # a dict under any name; of a tuple, images in its place are far likelier, and trying costs a forward
         possible.append(Arguments(whole=True))
     return possible
 
