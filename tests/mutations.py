@@ -155,7 +155,7 @@ ENGINE = [
     Mutation("nothing watched where the image leaves the graph", "model/default_layer.py", "        if forward.feeds(i, score):\n            return call_title", "        if False:\n            return call_title", "model/test_default_layer.py -k graph"),
     Mutation("parts of a wrapped segmentation told by the wrapper", "model/default_layer.py", "if len(path) > level}", "if len(path) > level} if min(map(len, paths.values())) > level else set()", "model/test_families.py -k inside_of_another"),
     Mutation("a trunk's last convolution taken for its classifier", "model/head.py", " and not _is_normed(last, behind)", "", "model/test_families.py -k without_classifier"),
-    Mutation("a batch of names given as none", "model/call/arguments.py", "        return list(dict.fromkeys(by_name + in_place))", "        return in_place", "model/test_call.py"),
+    Mutation("a batch of names given as none", "model/call/arguments.py", "    return list(dict.fromkeys(by_name + in_place))", "    return in_place", "model/test_call.py"),
     Mutation("labels given to whoever gathers names", "model/call/arguments.py", "unlabelled = tuple(name for name in others if name not in _LABEL_NAMES)", "unlabelled = tuple(others)", "model/test_call.py"),
     Mutation("names of a table of paths not read", "data/dataset.py", '        if column is not None and hasattr(column, "tolist"):', '        if paths and hasattr(column, "tolist"):', "data/test_dataset.py -k table"),
     Mutation("concepts: a start forgotten", "concepts.py", '    if start is not None:\n        h = start', '    if False:\n        h = start', "test_concepts.py -k start"),
