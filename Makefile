@@ -8,7 +8,7 @@ RUN = PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" $(BIN)/python
 # What the tests run on: TESTS=tests/metrics narrows test-fast and test-slow.
 TESTS :=
 
-.PHONY: test test-fast test-slow test-peers mutate gallery demo check format bench clean
+.PHONY: test test-fast test-slow test-peers test-integrations mutate gallery demo check format bench clean
 
 define install
 	@$(PYTHON) .ci/environment.py $(VENV)
@@ -25,6 +25,10 @@ $(VENV)/.ready-dev: pyproject.toml
 
 $(VENV)/.ready-peers: pyproject.toml
 	$(call install,dev$(comma)peers)
+	@touch $(VENV)/.ready-demo $(VENV)/.ready-dev $@
+
+$(VENV)/.ready-integrations: pyproject.toml
+	$(call install,dev$(comma)integrations)
 	@touch $(VENV)/.ready-demo $(VENV)/.ready-dev $@
 
 # .ci/fast_seconds is what the fast tests take on two common cores. On a day four times slower the slow ones are left out.
@@ -44,11 +48,14 @@ test-fast: $(VENV)/.ready-dev
 	$(RUN) -m pytest -n 2 -m "not slow" $(TESTS)
 
 test-slow: $(VENV)/.ready-dev
-	@$(RUN) -m pytest -n 2 -m slow $(TESTS) || { \
+	@$(RUN) -m pytest -n 2 -m "slow and not integrations" $(TESTS) || { \
 		code=$$?; [ $$code -ne 5 ] || echo "No test is marked slow: nothing was checked."; exit $$code; }
 
 test-peers: $(VENV)/.ready-peers
 	$(RUN) -m pytest -m peers
+
+test-integrations: $(VENV)/.ready-integrations
+	$(RUN) -m pytest -m integrations tests/integrations
 
 mutate: $(VENV)/.ready-dev
 	$(RUN) tests/mutate.py

@@ -11,7 +11,7 @@ from lightning_cam.data.axes import axes_of, channels_second
 from lightning_cam.data.batch import Batch, FixedBatch, Key
 from lightning_cam.data.dataset import numbers
 from lightning_cam.data.regions import to_mask
-from lightning_cam.model.call.entries import describe, locate
+from lightning_cam.model.call.entries import describe, in_code, locate
 from lightning_cam.model.call.inputs import Inputs
 
 _IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x", "input", "inputs", "data")
@@ -100,6 +100,7 @@ def _as_pictures(
 ) -> tuple[Shaped[Tensor, "b c *s"], tuple[int, ...] | None]:
     """Images as [b c *s], and the order of axes that the model takes, where it is another."""
     sides, channels = form
+    place = in_code(locate(batch, entry))
     images = _stacked(entry)
     if not isinstance(images, Tensor):
         raise ValueError(_no_images(batch, sides, f"a {type(images).__name__}"))
@@ -111,7 +112,10 @@ def _as_pictures(
     if images.ndim == sides + 1 and named:
         images = images[:, None]
     if images.ndim != sides + 2:
-        raise ValueError(_no_images(batch, sides, f"shape {tuple(images.shape)}"))
+        text = _no_images(batch, sides, f"shape {tuple(images.shape)}")
+        if images.ndim == sides + 3:
+            text += f" If a sample has several of them, choose which is shown: Batch(picture=lambda batch: {place}[:, 0])."
+        raise ValueError(text)
     return images, None
 
 

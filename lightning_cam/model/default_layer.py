@@ -30,7 +30,7 @@ def find_default_layer(
     run: Callable[[Tensor], Any],
     picture: tuple[int, ...] | None = None,
 ) -> str:
-    """The layer watched when none is named: the last that returns a map on which the classifier depends.
+    """The layer watched when none is named: the last that returns a map of the image on which the classifier depends.
 
     Found by tracing one forward of one image. Pooling and the like, single linear layers and a convolutional head are left
     aside, and so are the parts of an attention (queries, keys and values, their norms and projections) and what has no gradient
@@ -47,15 +47,23 @@ def find_default_layer(
         ValueError: if no module returns a map.
     """
     image = (1, *(picture or images.shape[1:]))
+    first = images[:1].clone()
+    if first.is_floating_point():
+        first.requires_grad_()
     for within in (False, True):
         # what modules return within tuples and the like counts only where no other maps are: they are these again, mostly
-        forward = trace_forward(model, image, lambda: run(images[:1].clone()), within)
+        forward = trace_forward(model, image, lambda: run(first.clone()), within)
         maps, score = _candidates(forward, len(image))
         fit = [i for i in maps if not _is_passive(forward.calls[i])]
         if fit:
             break
     else:
         raise ValueError("No module of this model returns a spatial map [b c u v]; name a layer, or a tensor with one.")
+    # the words of a text tower may be as many as a grid has cells
+    for i in reversed(fit):
+        if forward.shows(i, first) and forward.feeds(i, score):
+            return call_title(forward.calls, i)
+    # behind a no_grad of the model's own nothing tells what comes from the image
     for i in reversed(fit):
         if forward.feeds(i, score):
             return call_title(forward.calls, i)

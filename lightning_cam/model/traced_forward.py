@@ -33,6 +33,13 @@ class TracedForward:
     pyramids: list[int] = field(default_factory=list)
     logits: Any = None
 
+    def shows(self, i: int, image: Tensor) -> bool:
+        """Whether a call's map comes from the image, which was recorded; assumed where no gradient can tell."""
+        if i not in self.maps or not image.requires_grad:
+            return True
+        (gradient,) = torch.autograd.grad(self.maps[i].sum(), image, retain_graph=True, allow_unused=True)
+        return gradient is not None
+
     def feeds(self, i: int, score: Any) -> bool:
         """Whether the score depends on a call's map; assumed where no gradient can tell."""
         layout = self.calls[i].layout

@@ -33,7 +33,8 @@ def segment(
     Args:
         class_id: the class; by default the one of most places in the region, other than the background.
         region: the region M: where the class is ``predicted``, where it is the ``label`` (class ids of every place, [b *m]),
-            ``everywhere``, one place (y, x) of the output, or a mask [*m] or [b *m].
+            ``everywhere``, one place (y, x) of the output, or a mask [*m] or [b *m]. Of a single logit, k = 1, that is where
+            it is positive, and where the label is 1.
         background: the class that is never chosen by itself; None if there is none.
 
     Raises:
@@ -54,11 +55,13 @@ class RegionOfClass:
     def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
         """The class and the region of each sample; absent where the region is empty."""
         logits = _dense_logits(output)
-        predicted = logits.detach().argmax(1)
+        predicted = _predicted(logits.detach())
         class_map = predicted
         # a tensor of a mask compares place by place, so only a word is compared with a word
         if isinstance(self.region, str) and self.region == "label":
             class_map = self._labels(label, predicted)
+            if logits.shape[1] == 1:
+                class_map = _only_class(class_map == 1)
         classes = self._classes(class_map, predicted, logits.shape[1])
         if isinstance(self.region, str) and self.region != "everywhere":
             region = class_map == classes.reshape(-1, *(1,) * predicted[0].ndim)
@@ -83,6 +86,9 @@ class RegionOfClass:
         return torch.full((len(predicted),), self.class_id, device=predicted.device)
 
     def _labels(self, label: Tensor | None, predicted: Int[Tensor, "b *m"]) -> Int[Tensor, "b *m"]:
+        # with an axis of one channel, as losses for a single logit have it
+        if label is not None and label.ndim == predicted.ndim + 1 and label.shape[1] == 1:
+            label = label[:, 0]
         if label is None or label.shape != predicted.shape:
             raise ValueError(f"segment(region='label') needs class ids {tuple(predicted.shape)}; got {describe_labels(label)}.")
         return label.to(predicted)
@@ -133,6 +139,18 @@ def _dense_logits(output: Any) -> Float[Tensor, "b k *m"]:
     if is_queries(output) or is_detections(output):
         text += " Explain a box with target='detection'."
     raise ValueError(text)
+
+
+def _predicted(logits: Float[Tensor, "b k *m"]) -> Int[Tensor, "b *m"]:
+    """The class of every place; of a single logit that class where it is positive, else none."""
+    if logits.shape[1] == 1:
+        return _only_class(logits[:, 0] > 0)
+    return logits.argmax(1)
+
+
+def _only_class(there: Bool[Tensor, "b *m"]) -> Int[Tensor, "b *m"]:
+    """The class 0 where it is, elsewhere -1."""
+    return there.long() - 1
 
 
 def _commonest(

@@ -75,6 +75,25 @@ def test_pictures_with_channels_last_are_read():
     assert explanation.heat.shape == (2, 7, 5) and explanation.overlay().shape == (2, 3, 9, 7)
 
 
+PAIRS = torch.rand(3, 2, 13, 6, 5)
+
+
 def test_frames_for_a_model_of_pictures_are_told_of_axes():
     with pytest.raises(ValueError, match=r"No images \[b c h w\].*Batch\(axes='b t c h w'\)"):
         read_batch((VIDEO, torch.arange(2)), Batch())
+
+
+@pytest.mark.parametrize(
+    ("batch", "options"),
+    [
+        ({"image": PAIRS, "mask": PAIRS[:, 0, 0]}, dict()),
+        ((0, {"pair": PAIRS}), dict(image=lambda batch: batch[1]["pair"])),
+    ],
+)
+def test_several_pictures_a_sample_are_told_to_choose_which_is_shown(batch, options):
+    """The model is given them all, as networks that detect what has changed are."""
+    with pytest.raises(ValueError, match=r"If a sample has several of them, choose which is shown: Batch\(picture=") as error:
+        read_batch(batch, Batch(**options))
+    line = str(error.value).rpartition("Batch(")[2].rstrip(".").removesuffix(")")
+    read = read_batch(batch, Batch(**options, **eval(f"dict({line})")))
+    assert torch.equal(read.pictures, PAIRS[:, 0]) and torch.equal(read.images, PAIRS)

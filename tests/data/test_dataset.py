@@ -142,28 +142,20 @@ def test_class_names_can_be_given_or_come_from_the_datamodule_or_the_module(tmp_
     assert batches(tmp_path, DataLoader(data, 3), max_epochs=1)[0].class_name(1) == "class 1"
 
 
-class Table:
-    """A column of a table, whose truth value is an error, as pandas has it."""
-
-    def __init__(self, values):
-        self.values = values
+class Table(SimpleNamespace):
+    """A table with columns, whose truth value is an error, as pandas has it."""
 
     def __bool__(self):
         raise ValueError("The truth value of a table is ambiguous.")
 
-    def tolist(self):
-        return list(self.values)
-
 
 def test_names_are_read_from_a_table_of_paths():
     """As anomalib's datasets keep them."""
-
-    class Rows:
-        samples = SimpleNamespace(image_path=Table(["a/good/000.png", "a/bad/001.png"]))
-
-    assert [name_of(Rows(), i) for i in (0, 1, 2)] == ["000", "001", "#2"]
+    paths = np.array(["a/good/000.png", "a/bad/001.png"])
+    dataset = SimpleNamespace(samples=Table(image_path=paths))
+    assert [name_of(dataset, i) for i in (0, 1, 2)] == ["000", "001", "#2"]
 
 
-@pytest.mark.parametrize("samples", [Table([1, 2]), [], 3, torch.zeros(2, 3), np.zeros((2, 3))])
+@pytest.mark.parametrize("samples", [Table(), Table(image_path=3), [], 3, torch.zeros(2, 3), np.zeros((2, 3))])
 def test_samples_that_are_no_paths_name_nothing(samples):
     assert name_of(SimpleNamespace(samples=samples), 0) == "#0"

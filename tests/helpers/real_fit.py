@@ -192,6 +192,12 @@ def by_hand(layer: nn.Module, run: Callable[[], Tensor], read: Callable[[Tensor]
     return (g.mean(sides, keepdim=True) * a).sum(1)
 
 
+def ending(model: nn.Module, end: str) -> nn.Module:
+    """The one module whose name ends so, whatever is around it."""
+    (layer,) = [module for name, module in model.named_modules() if f".{name}".endswith(end)]
+    return layer
+
+
 def tokens(*grid: int, prefix: int = 0) -> Callable[[Tensor], Tensor]:
     """Reads tokens [b n c] as maps [b c *grid], without those in front."""
     return lambda a: a[:, prefix:].mT.unflatten(2, grid)

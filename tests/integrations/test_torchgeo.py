@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from real_fit import assert_by_hand, fit_twice, fitted, loaders, of_label, patch, picture
+import torch.nn.functional as F
+from compare import close_and_alive
+from real_fit import assert_by_hand, fit_twice, fitted, loaders, of_label, outputs_of, patch, picture
 from torch.utils.data import DataLoader
 
 from lightning_cam import Batch, CAMCallback, Style
@@ -16,6 +18,7 @@ from torchgeo.trainers import ChangeDetectionTask, ClassificationTask, Regressio
 pytestmark = [pytest.mark.slow, pytest.mark.integrations, pytest.mark.filterwarnings("ignore")]
 
 BANDS = Style(bands=[3, 2, 1])
+WHERE_LABELLED = {"segment": {"region": "label"}}
 DOUBLE = dict(precision="64-true")
 
 
@@ -96,31 +99,39 @@ def test_a_classification_of_several_labels(tmp_path):
 
 
 def test_a_segmentation(tmp_path):
-    label = Batch(label="mask")
-    callback = CAMCallback(target={"segment": {"class_id": 1}}, batch=label, style=BANDS, on_error="raise")
-    make = lambda: SemanticSegmentationTask("unet", "resnet18", in_channels=13, num_classes=3)  # noqa: E731
+    callback = CAMCallback(target=WHERE_LABELLED, batch=Batch(label="mask"), style=BANDS, on_error="raise")
+    make = lambda: SemanticSegmentationTask("unet", "mobilenet_v2", in_channels=13, num_classes=3)  # noqa: E731
     watched = fit(tmp_path, make, lambda: loaders(scene), callback)
-    module, batch = watched.module, watched.batch
-    with torch.no_grad():
-        region = module(batch["image"]).argmax(1) == 1
-    assert watched.layer == "model.encoder.layer4"
-    assert_by_hand(watched, module.model.encoder.layer4, lambda: (module(batch["image"])[:, 1] * region).sum((1, 2)))
+    module, x, mask = watched.module, watched.batch["image"], watched.batch["mask"]
+    assert watched.layer.startswith("model.encoder.")
+    cover = F.one_hot(mask, 3).movedim(3, 1) * torch.tensor([0, 1, 1])[:, None, None]  # one kind a picture
+    assert_by_hand(watched, module.get_submodule(watched.layer), lambda: (module(x) * cover).sum((1, 2, 3)))
 
 
-@pytest.mark.parametrize("model", ["fcsiamdiff", "unet"])
-def test_a_change_detection(model, tmp_path):
-    """Two pictures a sample, of which the second is shown; some networks take them one behind the other."""
+def test_a_change_of_two_pictures_one_behind_the_other(tmp_path):
+    """Its network takes them as one picture of 26 bands; the second is shown."""
 
     def stacked(module, images, batch):
         return module(images.flatten(1, 2))
 
-    forward = stacked if model == "unet" else None
     pictures = Batch(picture=lambda batch: batch["image"][:, 1], label="mask")
-    callback = CAMCallback(target="value", output=lambda a: a.mean((2, 3)), forward=forward, batch=pictures, style=BANDS)
-    make = lambda: ChangeDetectionTask(model, "resnet18", in_channels=13)  # noqa: E731
+    callback = CAMCallback(target=WHERE_LABELLED, forward=stacked, batch=pictures, style=BANDS, on_error="raise")
+    make = lambda: ChangeDetectionTask("unet", "mobilenet_v2", in_channels=13)  # noqa: E731
     watched = fit(tmp_path, make, lambda: loaders(pair), callback)
-    module, x = watched.module, watched.batch["image"]
-    if model == "unet":
-        assert_by_hand(watched, module.model.encoder.layer4, lambda: module(x.flatten(1, 2)).mean((1, 2, 3)))
-    else:
-        assert watched.layer == "model.encoder.layer4#1"  # of the picture after
+    module, x, mask = watched.module, watched.batch["image"], watched.batch["mask"]
+    layer = module.get_submodule(watched.layer)
+    assert_by_hand(watched, layer, lambda: (module(x.flatten(1, 2)) * mask).sum((1, 2, 3)))
+
+
+def test_a_change_of_two_pictures_in_two_passes(tmp_path):
+    """A Siamese network runs its encoder on either; by itself the second run is watched, its number behind a #."""
+    pictures = Batch(picture=lambda batch: batch["image"][:, 1], label="mask")
+    callback = CAMCallback(target=WHERE_LABELLED, batch=pictures, style=BANDS, on_error="raise")
+    make = lambda: ChangeDetectionTask("fcsiamdiff", "resnet18", in_channels=13)  # noqa: E731
+    watched = fit(tmp_path, make, lambda: loaders(pair), callback)
+    assert watched.layer == "model.encoder.layer4#1"
+    module, x, mask = watched.module, watched.batch["image"], watched.batch["mask"]
+    passes, logits = outputs_of(module.model.encoder.layer4, lambda: module(x))
+    (g,) = torch.autograd.grad((logits * mask).sum(), passes[1])
+    expected = (g.mean((2, 3), keepdim=True) * passes[1].detach()).sum(1)
+    close_and_alive(watched.records[0].heat[:, 0], expected, 1e-10)

@@ -3,7 +3,7 @@
 import lightning.pytorch as L
 import pytest
 import torch
-from real_fit import assert_by_hand, fit_twice, fitted, loaders, of_label, picture, tokens
+from real_fit import assert_by_hand, ending, fit_twice, fitted, loaders, of_label, picture, tokens
 
 from lightning_cam import CAMCallback
 
@@ -100,28 +100,26 @@ def fit(tmp_path, make, sample, callback):
     return fit_twice(tmp_path, lambda folder, callbacks: fitted(make(), loaders(sample), folder, callbacks, **DOUBLE), callback)
 
 
-def assert_of_label(watched, layer, read=lambda a: a):
+def assert_of_label(watched, end, read=lambda a: a):
     model, batch = watched.module.model, watched.batch
-    assert_by_hand(watched, layer, lambda: of_label(model(batch["pixel_values"]).logits, batch["labels"]), read)
+    assert watched.layer.endswith(end)
+    assert_by_hand(watched, ending(model, end), lambda: of_label(model(batch["pixel_values"]).logits, batch["labels"]), read)
 
 
 @pytest.mark.parametrize("module", [ByNames, OfImages, OfBatch])
 def test_a_vision_transformer_however_it_is_called(module, tmp_path):
     watched = fit(tmp_path, lambda: module(of("ViT", **VIT)), sample, CAMCallback(on_error="raise"))
-    assert watched.layer.endswith("layers.2.layernorm_before")
-    layer = watched.module.get_submodule(watched.layer)
-    assert_of_label(watched, layer, tokens(4, 4, prefix=1))
+    assert_of_label(watched, ".2.layernorm_before", tokens(4, 4, prefix=1))
 
 
 def test_dinov2(tmp_path):
     watched = fit(tmp_path, lambda: ByNames(of("Dinov2", **VIT)), sample, CAMCallback(on_error="raise"))
-    assert watched.layer == "model.dinov2.layernorm"  # its classifier reads the patches too
-    assert_of_label(watched, watched.module.model.dinov2.layernorm, tokens(4, 4, prefix=1))
+    assert_of_label(watched, ".dinov2.layernorm", tokens(4, 4, prefix=1))  # its classifier reads the patches too
 
 
 def test_convnext_v2(tmp_path):
     watched = fit(tmp_path, lambda: ByNames(of("ConvNextV2", **STAGES)), sample, CAMCallback(on_error="raise"))
-    assert_of_label(watched, watched.module.model.convnextv2.encoder.stages[3])
+    assert_of_label(watched, ".encoder.stages.3")
 
 
 def test_video_mae(tmp_path):
@@ -130,7 +128,7 @@ def test_video_mae(tmp_path):
     make = lambda: ByNames(of("VideoMAE", "VideoClassification", **options))  # noqa: E731
     watched = fit(tmp_path, make, clip_of_video, CAMCallback(on_error="raise"))
     assert watched.records[0].heat.shape == (4, 1, 2, 2, 2)
-    assert_of_label(watched, watched.module.model.videomae.encoder.layer[1], tokens(2, 2, 2))
+    assert_of_label(watched, ".encoder.layer.1", tokens(2, 2, 2))
 
 
 def test_clip_of_pictures_and_captions(tmp_path):
@@ -141,7 +139,7 @@ def test_clip_of_pictures_and_captions(tmp_path):
 
     make = lambda: Contrastive(transformers.CLIPModel(transformers.CLIPConfig(**CLIP)))  # noqa: E731
     watched = fit(tmp_path, make, captioned, CAMCallback(target=own_caption, on_error="raise"))
-    assert watched.layer.endswith("layers.2.layer_norm1")
     model, batch = watched.module.model, watched.batch
-    layer = model.vision_model.encoder.layers[2].layer_norm1
+    assert watched.layer.endswith("vision_model.encoder.layers.2.layer_norm1")
+    layer = ending(model, ".vision_model.encoder.layers.2.layer_norm1")
     assert_by_hand(watched, layer, lambda: model(**batch).logits_per_image.diagonal(), tokens(4, 4, prefix=1))

@@ -43,7 +43,7 @@ CASES = {
     "a batch by its name": (lambda batch: 0, UNNAMED, [of(whole=True), of()]),
     "a tuple under another name": (lambda x: 0, UNNAMED, [of()]),
     "no batch by its name": (lambda batch: 0, ALONE, [of()]),
-    "anything": (lambda *args, **options: 0, NAMED, [of(), *BY_NAME]),
+    "anything": (lambda *args, **options: 0, NAMED, [of()]),
     "anything without names": (lambda *args, **options: 0, UNNAMED, [of()]),
     "anything by position": (lambda *args: 0, NAMED, [of()]),
     "anything by name": (lambda **batch: 0, NAMED, BY_NAME),

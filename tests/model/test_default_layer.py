@@ -333,6 +333,32 @@ def test_the_model_is_run_by_what_is_handed_in_on_one_image_that_it_may_change()
     assert torch.equal(x, pixels)
 
 
+class Towers(nn.Module):
+    """An image tower, then one of words, whose rows fit a grid of the image's aspect as SigLIP's 64 do."""
+
+    def __init__(self):
+        super().__init__()
+        self.vision = ViT()
+        self.words, self.mix = nn.Embedding(10, WIDTH), nn.LayerNorm(WIDTH)
+        self.project = nn.Linear(WIDTH, 5)
+
+    def forward(self, images):
+        images = self.vision(images)
+        words = self.mix(self.words(torch.arange(64)[None] % 10))
+        return images @ self.project(words.mean(1)).T
+
+
+def test_the_words_of_a_text_tower_are_no_map_of_the_image():
+    assert infer_layout((1, 64, WIDTH), (1, 3, 64, 64), []) is not None
+    assert default(Towers(), torch.rand(2, 3, 64, 64)) == "vision.blocks.1.norm1"
+
+
+def test_an_image_that_is_taken_out_of_the_graph_has_maps_all_the_same():
+    net = ViT()
+    net.register_forward_pre_hook(lambda module, args: (args[0].detach(),))
+    assert default(net, torch.rand(1, 3, 64, 64)) == "blocks.1.norm1"
+
+
 def test_nothing_is_left_behind_by_the_search_also_after_an_error():
     net, x = ViT().eval(), torch.rand(1, 3, 64, 64)
 

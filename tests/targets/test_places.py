@@ -64,6 +64,24 @@ def test_the_class_of_a_segmentation_is_the_commonest_but_the_background():
     assert there.absent.tolist() == [[False], [True], [True]]
 
 
+@pytest.mark.parametrize("axis", [False, True])
+def test_a_single_logit_is_explained_where_it_is_positive_or_its_label_is_one(axis):
+    """As a binary segmentation gives it, whose label often has an axis of one channel."""
+    z = torch.tensor([[[1.0, -2.0, 3.0]], [[-1.0, -1.0, -1.0]]])[:, None]
+    label = torch.tensor([[[0.0, 1.0, 255.0]], [[1.0, 1.0, 0.0]]])
+    for region, there, score in [
+        ("predicted", [[1, 0, 1], [0, 0, 0]], [4.0, 0.0]),
+        ("label", [[0, 1, 0], [1, 1, 0]], [-2.0, -2.0]),
+        ("everywhere", [[1, 1, 1], [1, 1, 1]], [2.0, -3.0]),
+    ]:
+        target = targets.segment(region=region)
+        choice = target.choose(z, label[:, None] if axis else label, None)
+        assert choice.parts[1][:, 0].long().tolist() == there
+        assert choice.classes.tolist() == [[0], [0]]
+        assert choice.absent.tolist() == [[False], [region == "predicted"]]
+        assert target.score(z, choice)[:, 0].tolist() == score
+
+
 def test_a_reference_is_frozen_at_the_first_look_and_kept():
     net, x = gap_mlp(), images()
     first = net(x).detach()

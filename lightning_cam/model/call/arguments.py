@@ -125,17 +125,18 @@ def _image_key(inputs: Inputs) -> str | None:
 def _gathered(signature: inspect.Signature, inputs: Inputs) -> list[Arguments]:
     """With what a function can be called that names no parameter, as ``forward(**batch)`` or ``forward(*args)``."""
     kinds = {p.kind for p in signature.parameters.values()}
-    in_place = [Arguments()] if inspect.Parameter.VAR_POSITIONAL in kinds else []
     key = _image_key(inputs)
+    in_place = [Arguments()] if inspect.Parameter.VAR_POSITIONAL in kinds else []
+    # where images may come in their place, only Hugging Face's name says that they may not, and trying costs a forward
+    if in_place and key != _IMAGE_NAME:
+        return in_place
     if inspect.Parameter.VAR_KEYWORD not in kinds or key is None or len(inputs.path or ()) > 1:
         return in_place
     others = [name for name in names(inputs.batch) if name != key]
     unlabelled = tuple(name for name in others if name not in _LABEL_NAMES)
     # whoever writes **batch is given the batch; of labels models make a loss that nobody needs here
     by_name = [Arguments(key, unlabelled), Arguments(key, tuple(others)), Arguments(key)]
-    if key == _IMAGE_NAME:
-        return list(dict.fromkeys(by_name + in_place))
-    return list(dict.fromkeys(in_place + by_name))
+    return list(dict.fromkeys(by_name + in_place))
 
 
 def _by_name(parameters: list[inspect.Parameter], required: list[str]) -> bool:

@@ -68,6 +68,19 @@ def locate(batch: Any, wanted: Any, deepest: int = DEEPEST) -> Path | None:
     return None
 
 
+def in_code(path: Path | None) -> str:
+    """How a part of a batch is written.
+
+    Example:
+        >>> in_code((("item", "pair"), ("item", 1), ("attribute", "image")))
+        "batch['pair'][1].image"
+    """
+    text = "batch"
+    for kind, key in path or ():
+        text += f"[{key!r}]" if kind == "item" else f".{key}"
+    return text
+
+
 def with_parts(batch: Any, changed: Mapping[Step, Any]) -> Any:
     """A copy of a batch in which some parts are others; the rest is shared."""
     if isinstance(batch, tuple):

@@ -1,14 +1,14 @@
 """LoRA by peft on models of Hugging Face and timm: the layer and the map are those of the model inside."""
 
 import pytest
-import timm
 import torch
-from real_fit import assert_by_hand, fit_twice, fitted, loaders, of_label, picture, tokens
+from real_fit import assert_by_hand, ending, fit_twice, fitted, loaders, of_label, picture, tokens
 
 from lightning_cam import CAMCallback
 
 peft = pytest.importorskip("peft")
-transformers = pytest.importorskip("transformers")
+timm = pytest.importorskip("timm")
+pytest.importorskip("transformers")
 
 import test_timm
 import test_transformers
@@ -46,8 +46,9 @@ def fit(tmp_path, make, sample, callback):
 def test_lora_on_hugging_faces_vit(tmp_path):
     watched = fit(tmp_path, of_faces, test_transformers.sample, CAMCallback(on_error="raise"))
     model, batch = watched.module.model, watched.batch
-    assert watched.layer.endswith("layers.2.layernorm_before")
-    layer = model.get_base_model().vit.layers[2].layernorm_before
+    assert watched.layer.endswith(".2.layernorm_before")
+    assert "base_model" not in watched.layer  # the name is that without adapters
+    layer = ending(model, ".2.layernorm_before")
     run = lambda: of_label(model(pixel_values=batch["pixel_values"]).logits, batch["labels"])  # noqa: E731
     assert_by_hand(watched, layer, run, tokens(4, 4, prefix=1))
 
@@ -63,5 +64,5 @@ def test_lora_on_timms(name, targets, head, options, layer, read, tmp_path):
     make = lambda: of_timm(name, targets, head, **options)  # noqa: E731
     watched = fit(tmp_path, make, lambda i: (picture(i), i % 3), CAMCallback(on_error="raise"))
     model, (x, y) = watched.module.model, watched.batch
-    assert watched.layer.endswith(layer)
+    assert watched.layer == f"model.{layer}"  # the name is that without adapters
     assert_by_hand(watched, model.get_base_model().get_submodule(layer), lambda: of_label(model(x), y), read)
