@@ -99,3 +99,6 @@ for kind, options in (("stream", dict()), ("late", dict(num_sanity_val_steps=0))
         SAMPLES.clear()
         results[name] = train(name, callbacks, shard(), **options) | {"samples": list(SAMPLES)}
 (folder / f"{rank}.json").write_text(json.dumps(results))
+# Without this, gloo's threads are still running when the interpreter ends, and now and then C++ ends the process for it.
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
