@@ -83,19 +83,31 @@ def _restore_parameters(parameters: Parameters) -> None:
     """Put parameters back in whose place a forward put others.
 
     Peft's LoRA in torch's own attention does so at every forward: it adds the adapter to the weights and takes it off again,
-    which leaves new parameters, rounded. Sharded ones, whose exchange is the strategy's own affair, are of another type.
+    which leaves new parameters, rounded; one that fails halfway leaves the sum, as a plain tensor. Sharded parameters, whose
+    exchange is the strategy's own affair, are of another type or shape.
     """
     for module, by_name in parameters:
-        now = dict(module._parameters)
         replaced = {}
         for name, parameter in by_name.items():
-            if type(parameter) is type(now.get(name)) is nn.Parameter and now[name] is not parameter:
+            now = module._parameters.get(name, vars(module).get(name))
+            if _took_the_place(now, parameter):
                 replaced[name] = parameter
         if replaced:
             # in the order of before, which is that of an optimizer's state
-            order = [name for name in by_name if name in now]
+            others = [name for name in module._parameters if name not in by_name]
+            order = [name for name in by_name if name in module._parameters or name in replaced]
+            present = {**module._parameters, **replaced}
+            for name in replaced:
+                vars(module).pop(name, None)
             module._parameters.clear()
-            module._parameters.update({name: replaced.get(name, now[name]) for name in (*order, *now)})
+            module._parameters.update({name: present[name] for name in (*order, *others)})
+
+
+def _took_the_place(now: Any, parameter: nn.Parameter | None) -> bool:
+    """Whether this is what a forward put in the place of an ordinary parameter."""
+    if type(parameter) is not nn.Parameter or now is parameter:
+        return False
+    return type(now) is nn.Parameter or (type(now) is Tensor and now.shape == parameter.shape)
 
 
 def _is_expanded(tensor: Tensor) -> bool:

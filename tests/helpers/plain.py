@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -51,26 +52,65 @@ def watcher(model: nn.Module | None, folder: Any, data: Any = None, layer: Any =
     )
 
 
+def of_pairs(model: nn.Module, batch: Any) -> Tensor:
+    """The loss of images and their classes."""
+    x, y = batch
+    return F.cross_entropy(model(x), y)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a loop trains on, and how.
+
+    Attributes:
+        loader: what the loop iterates once an epoch.
+        loss: of the model and a batch.
+        after_step: what follows a step of the optimizer, such as a teacher's.
+    """
+
+    loader: Any
+    loss: Callable[[nn.Module, Any], Tensor] = of_pairs
+    after_step: Callable[[nn.Module], Any] = lambda model: None
+
+
 def train(
     model: nn.Module,
     look: Callable[[int], Any] = lambda step: None,
     *,
-    epochs: int = 3,
+    task: Task | None = None,
+    meet: Callable[[Any], Any] = lambda batch: None,
     draw: bool = False,
     fabric: Any = None,
 ) -> list[dict[str, Any]]:
-    """Train, with a look before the first step and one after every epoch; all that a look could disturb, after every step."""
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    loader = DataLoader(Pictures(24), 4, shuffle=True)
+    """Train three epochs, with a look before the first step and one after every epoch.
+
+    Args:
+        model: its parameters that ask for a gradient are trained.
+        look: at a step.
+        task: by default pictures in an order of their own.
+        meet: is handed the first batch of the first epoch before it is trained on.
+        draw: whether the loss takes numbers out of every global generator.
+        fabric: sets model, optimizer and loader up.
+
+    Returns:
+        all that a look could disturb, after every look and every step.
+    """
+    task = task or Task(DataLoader(Pictures(24), 4, shuffle=True))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, 0.1, momentum=0.9)
+    loader, plain = task.loader, model
     if fabric is not None:
         model, optimizer = fabric.setup(model, optimizer)
         loader = fabric.setup_dataloaders(loader)
-    states = []
     step = 0
     look(step)
-    for _ in range(epochs):
-        for x, y in loader:
-            loss = F.cross_entropy(model(x), y)
+    states = [training_state(model, optimizer)]
+    for _ in range(3):
+        for batch in loader:
+            if step == 0:
+                meet(batch)
+            given = digest(batch)
+            loss = task.loss(model, batch)
             if draw:  # training that depends on every global generator
                 loss = loss * (1 + float(np.random.rand()) + random.random()) + torch.randn(()) * loss.detach()
             optimizer.zero_grad()
@@ -79,8 +119,9 @@ def train(
             else:
                 fabric.backward(loss)
             optimizer.step()
+            task.after_step(plain)
             step += 1
-            states.append(training_state(model, optimizer) | {"loss": digest(loss)})
+            states.append(training_state(model, optimizer) | {"loss": digest(loss), "data": given})
         look(step)
         states.append(training_state(model, optimizer))
     return states
@@ -88,4 +129,22 @@ def train(
 
 def training_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Everything a look could disturb, as comparable values."""
-    return model_state(model) | random_states() | modes() | {"optimizer": digest(optimizer.state_dict()["state"])}
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    of_optimizer = {
+        "optimizer": digest(optimizer.state_dict()["state"]),
+        "optimized": [name for name, p in model.named_parameters() if id(p) in held],
+    }
+    return model_state(model) | random_states() | modes() | of_optimizer
+
+
+def differing(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> dict[str, int]:
+    """What differs between two runs, by the first state in which it does."""
+    assert len(second) > 20
+    found: dict[str, int] = {}
+    if len(first) != len(second):
+        found["how many steps"] = min(len(first), len(second))
+    for i, (a, b) in enumerate(zip(first, second, strict=False)):
+        for key in {**a, **b}:
+            if a.get(key, "absent") != b.get(key, "absent"):
+                found.setdefault(key, i)
+    return found

@@ -63,12 +63,13 @@ def modes() -> dict[str, Any]:
         "mode dtype": torch.get_default_dtype(),
         "mode deterministic": (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark),
         "mode threads": torch.get_num_threads(),
+        "mode functions": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
         "hooks global": {name: len(getattr(nn.modules.module, name) or ()) for name in _GLOBAL_HOOKS},
     }
 
 
 def model_state(model: nn.Module) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"order of parameters": [name for name, _ in model.named_parameters()]}
     for name, p in model.named_parameters():
         found[f"weight {name}"] = digest(p)
         found[f"grad {name}"] = digest(p.grad)

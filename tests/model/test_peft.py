@@ -224,10 +224,12 @@ def test_parameters_that_a_forward_replaces_come_back_in_their_order():
         def __init__(self):
             super().__init__()
             self.first, self.second, self.born = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1)), None
+            self.third, self.sharded = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
 
         def forward(self, x):
-            del self.first
+            del self.first, self.third, self.sharded
             self.first, self.born = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+            self.third, self.sharded = torch.zeros(1), torch.zeros(2)
             return x
 
     net = Replacing()
@@ -236,8 +238,28 @@ def test_parameters_that_a_forward_replaces_come_back_in_their_order():
         net(torch.rand(1, 3, 4, 4))
         assert dict(net.named_parameters())["first"] is not before["first"]
     after = dict(net.named_parameters())
-    assert list(after) == ["first", "second", "born"]  # what it makes at its first forward it keeps
-    assert all(after[name] is before[name] for name in before)
+    assert list(after) == ["first", "second", "third", "born"]  # what it makes at its first forward it keeps
+    assert all(after[name] is before[name] for name in before if name != "sharded")
+    assert net.third is before["third"] and net.sharded.shape == (2,)  # put together for a forward: the strategy's own affair
+
+
+def test_parameters_of_a_forward_that_stops_halfway_come_back(monkeypatch):
+    """Memory that runs out between adding the adapter to the frozen weights and taking it off leaves the sum of them."""
+    net = with_lora(models.VisionTransformer(32, 8, 2, 2, 8, 16, num_classes=3), ["self_attention"])
+    kind = type(net.get_submodule("base_model.model.encoder.layers.encoder_layer_0.self_attention.base_layer.out_proj"))
+    x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    before = model_state(net)
+
+    def run_out(*args):
+        raise torch.OutOfMemoryError("on purpose")
+
+    monkeypatch.setattr(kind, "get_delta_weight", run_out)
+    with pytest.raises(torch.OutOfMemoryError, match="on purpose"):
+        explain(net, x, layer="encoder.ln")
+    assert model_state(net) == before
+    with pytest.raises(torch.OutOfMemoryError, match="on purpose"):
+        net(x)
+    assert model_state(net) != before  # peft itself leaves the sum
 
 
 # ---- default layers ----------------------------------------------------------------------------------------------------

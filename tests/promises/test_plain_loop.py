@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 from nets import STRICT, Pictures, cam, trainer
-from plain import plain_net, train, watcher
+from plain import differing, plain_net, train, watcher
 from torch.utils.data import DataLoader
 
 from lightning_cam import Batch
@@ -16,12 +16,6 @@ from lightning_cam import Batch
 pytestmark = STRICT
 
 ALL = ["grad_cam", "activation_mean", "cam", {"smooth": {"method": "grad_cam"}}]
-
-
-def differing(first, second):
-    """What differs between two runs, by the first step at which it does."""
-    assert len(first) == len(second) > 20
-    return {key: i for i, (a, b) in reversed(list(enumerate(zip(first, second, strict=True)))) for key in a if a[key] != b[key]}
 
 
 def twins(net, look_of, **options):
