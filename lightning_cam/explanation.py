@@ -13,7 +13,7 @@ from lightning_cam.data.class_names import class_name
 from lightning_cam.figures.captions import file_words, plain_captions
 from lightning_cam.figures.cards import Cards
 from lightning_cam.figures.sheet import sheet
-from lightning_cam.heat import maximum
+from lightning_cam.heat import Norm, maximum
 from lightning_cam.render.picture import FILE_ENDINGS, encode, to_host
 from lightning_cam.render.style import Encoding, Style
 from lightning_cam.render.text import Caption
@@ -74,7 +74,7 @@ class Explanation:
             ValueError: for another number of names than of images.
         """
         cards = self._cards(style, self._present)
-        captions = self._captions(self._names(names))
+        captions = self._captions(self._names(names), cards.style.norm)
         count = "1 sample" if len(self.images) == 1 else f"{len(self.images)} samples"
         columns = None
         if self._several:
@@ -165,10 +165,15 @@ class Explanation:
         style = style or Style()
         return Cards.of(self.images, list(positions), len(self._flat), style, style.normalization)
 
-    def _captions(self, names: Sequence[str]) -> list[Caption]:
+    def _captions(self, names: Sequence[str], norm: Norm = "positive") -> list[Caption]:
         names = [names[i // self._targets] for i in range(len(self._flat))]
         numbers = torch.stack([self.score.flatten().float(), maximum(self._flat).float()], 1)
-        return plain_captions(names, self._target_words, numbers, self.on_map)
+        on_map = self.on_map
+        if on_map is not None:
+            drawn = self._flat.abs() if norm == "symmetric" else self._flat
+            # beside a map without evidence a share of it would contradict the picture
+            on_map = on_map.flatten().where(maximum(drawn) > 0, torch.nan)
+        return plain_captions(names, self._target_words, numbers, on_map)
 
     def _names(self, names: Sequence[str] | None) -> Sequence[str]:
         if not names:

@@ -18,7 +18,7 @@ from lightning_cam.cli.options import build_parser
 from lightning_cam.data.class_names import class_index, class_name, read_class_names
 from lightning_cam.explain import explain
 from lightning_cam.explanation import Explanation
-from lightning_cam.figures.captions import on_map_words
+from lightning_cam.figures.captions import NO_EVIDENCE, on_map_words
 from lightning_cam.heat import maximum
 from lightning_cam.model.call import ModelCall, find_model
 from lightning_cam.model.trace import Call, map_shapes
@@ -121,11 +121,11 @@ def _words(
     model = args.model.removeprefix("torchvision:")
     u, v = explanation.heat.shape[-2:]
     peak = float(maximum(explanation.heat)[0])
-    strength = "no evidence for this class"
+    strength = f"{NO_EVIDENCE} for this class"
     if peak > 0:
         strength = f"peak {peak:.3g}"
-    if explanation.on_map is not None:
-        strength += on_map_words(", ", float(explanation.on_map[0]))
+        if explanation.on_map is not None:
+            strength += on_map_words(", ", float(explanation.on_map[0]))
     return FigureWords(
         headline=f"{class_name(c, names)} {_percent(float(probability[c]))}",
         source=f"{explanation.method} at {explanation.layer} of {Path(model).name}",

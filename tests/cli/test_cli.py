@@ -250,5 +250,14 @@ def test_the_figure_of_a_transformer_tells_how_much_of_the_evidence_is_on_the_ma
     assert run("explain", *options)[0] == 0
     assert run("explain", *options, "--method", "activation_mean")[0] == 0
     assert run("explain", *USUAL)[0] == 0
-    assert re.fullmatch(r"2 x 2, (peak [\d.e-]+|no evidence for this class), on map \d+%", words[0].under_heat)
+    assert re.fullmatch(r"2 x 2, peak [\d.e-]+, on map \d+%", words[0].under_heat)
     assert not any("on map" in each.under_heat for each in words[1:])
+
+
+def test_the_figure_of_a_map_without_evidence_tells_no_share_of_it(run, here, monkeypatch):
+    words = []
+    monkeypatch.setattr(sys.modules["lightning_cam.cli.main"], "figure", lambda *args: words.append(args[2]) or figure(*args))
+    (here / "against.py").write_text("def only(seen):\n    return -seen.gradient.abs().sum(1)\n")
+    options = ("--image", "cat.png", "--size", "32", "--layer", "blocks.0", "--model", "vits.timm_vit")
+    assert run("explain", *options, "--method", "against.only")[0] == 0
+    assert words[0].under_heat == "2 x 2, no evidence for this class"
