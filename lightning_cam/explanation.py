@@ -35,6 +35,8 @@ class Explanation:
         on_map: the share of each score's evidence at the layer that is on the map, 0 to 1, [b] or [b t]; None where no class
             or register tokens have the rest, for maps fused of several layers, and with a method that takes no gradient.
         target_names: the targets' own names, such as prompts, where they are of no classes.
+        probability: of every class, [b k]: what the model gives if it ends in a softmax or sigmoid, else the softmax of its
+            logits, of a single one the sigmoid; None where the output is no logits [b k].
     """
 
     heat: Float[Tensor, "b ..."]
@@ -46,6 +48,7 @@ class Explanation:
     images: Shaped[Tensor, "n ..."]
     on_map: Float[Tensor, "b ..."] | None = None
     target_names: tuple[str, ...] = ()
+    probability: Float[Tensor, "b k"] | None = None
 
     def overlay(self, style: Style | None = None) -> UInt8[Tensor, "..."]:
         """Every map over its image, at the image's size: [b 3 h w], or [b t 3 h w] for several targets.

@@ -234,6 +234,8 @@ ENGINE = [
     Mutation("inference mode not left", "capture/gradient.py", "if not torch.is_inference_mode_enabled():", "if True:", "capture/test_inference_mode.py"),
     Mutation("inference mode: what was before not put back", "capture/gradient.py", "modes.enter_context(torch.inference_mode(False))\n        torch.set_grad_enabled(enabled)", "torch.set_grad_enabled(enabled)", "capture/test_inference_mode.py"),
     Mutation("inference mode: torch's own words for what it hinders", "capture/gradient.py", 'if "nference tensor" not in str(error):', "if True:", "capture/test_inference_mode.py -k refused"),
+    Mutation("command line: a softmax of a sigmoid's classes", "explain.py", "class_probabilities(result),", "class_probabilities(result) if result.reading.kind is None else result.logits.softmax(1),", "cli/test_cli.py -k as_it_is_told_in_captions"),
+    Mutation("command line: one logit's softmax", "capture/predictions.py", "if several or logits.shape[1] == 1:", "if several:", "cli/test_cli.py -k as_it_is_told_in_captions"),
     Mutation("no evidence: a share of it in a run's caption", "figures/captions.py", "record.on_map is not None and under != NO_EVIDENCE", "record.on_map is not None", "metrics/test_evidence.py -k no_share_is_told"),
     Mutation("no evidence: a share of it in an explanation's caption", "explanation.py", "maximum(drawn) > 0", "maximum(drawn) > -torch.inf", "metrics/test_evidence.py -k no_share_is_told"),
     Mutation("no evidence: evidence against taken for it", "explanation.py", "self._flat.abs() if", "self._flat if", "metrics/test_evidence.py -k no_share_is_told"),

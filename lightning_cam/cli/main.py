@@ -80,7 +80,7 @@ def _explain(args: argparse.Namespace) -> None:
         )
 
     explanation = _run(explain_image, loaded.model, images)
-    probability = _probability(explanation.logits)
+    probability = _probability(explanation)
     # no refusal: a model may have a class more, such as a background
     if args.labels and len(names) != len(probability):
         print(f"{args.labels} names {len(names)} classes and the model has {len(probability)}", file=sys.stderr)
@@ -195,20 +195,14 @@ def _run(task: Callable[[nn.Module], Result], model: nn.Module, images: Tensor) 
         raise ValueError(f"The model could not be run on an image {shape}. {cause}") from error
 
 
-def _probability(logits: Any) -> Float[Tensor, "k"]:
-    """The class probabilities of the one image: softmax, or the sigmoid of a single output."""
-    if not isinstance(logits, Tensor):
-        raise _no_logits(type(logits).__name__)
-    if logits.ndim != 2:
-        raise _no_logits(tuple(logits.shape))
-    scores = logits[0].double().cpu()  # half precision would show in the three digits printed
-    if len(scores) > 1:
-        return scores.softmax(0)
-    return scores.sigmoid()
-
-
-def _no_logits(output: object) -> ValueError:
-    return ValueError(f"The model gave {output}, and classes are ranked by logits [1 k]; name them with --output.")
+def _probability(explanation: Explanation) -> Float[Tensor, "k"]:
+    """The class probabilities of the one image."""
+    if explanation.probability is not None:
+        return explanation.probability[0].cpu()
+    output: object = type(explanation.logits).__name__
+    if isinstance(explanation.logits, Tensor):
+        output = tuple(explanation.logits.shape)
+    raise ValueError(f"The model gave {output}, and classes are ranked by logits [1 k]; name them with --output.")
 
 
 def _joined_lines(error: Exception) -> str:
