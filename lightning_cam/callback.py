@@ -120,16 +120,16 @@ class CAMCallback(Callback):
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Look, unless this is the sanity check or another epoch's turn."""
         if not trainer.sanity_checking and self.schedule.due(trainer):
-            self._look(trainer, pl_module, present_moment(trainer, self.schedule))
+            self._look(trainer, pl_module, present_moment(trainer, self.schedule, self.history))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Look here if there is no validation at all."""
         if not trainer.enable_validation and self.schedule.due(trainer):
-            self._look(trainer, pl_module, present_moment(trainer, self.schedule))
+            self._look(trainer, pl_module, present_moment(trainer, self.schedule, self.history))
 
     def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Look at the test set."""
-        self._look(trainer, pl_module, present_moment(trainer, self.schedule))
+        self._look(trainer, pl_module, present_moment(trainer, self.schedule, self.history))
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Be ready to take samples out of what passes by, if they have no index; the sanity check's are for the baseline."""

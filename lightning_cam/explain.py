@@ -6,6 +6,7 @@ from typing import Any
 from lightning.fabric.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from lightning_cam.capture.predictions import class_probabilities
 from lightning_cam.capture.session import open_session
 from lightning_cam.data.batch import Batch
 from lightning_cam.data.loader import load_samples
@@ -87,7 +88,18 @@ def explain(
         classes = classes[:, 0]
     if choice.single and on_map is not None:
         on_map = on_map[:, 0]
-    return Explanation(heat, score, result.logits, classes, title, entry.label, samples.pictures, on_map, choice.names)
+    return Explanation(
+        heat,
+        score,
+        result.logits,
+        classes,
+        title,
+        entry.label,
+        samples.pictures,
+        on_map,
+        choice.names,
+        class_probabilities(result),
+    )
 
 
 def _listed(layer: Any) -> list[str | nn.Module]:

@@ -13,7 +13,7 @@ from lightning_cam.data.class_names import class_name
 from lightning_cam.figures.captions import file_words, plain_captions
 from lightning_cam.figures.cards import Cards
 from lightning_cam.figures.sheet import sheet
-from lightning_cam.heat import maximum
+from lightning_cam.heat import Norm, maximum
 from lightning_cam.render.picture import FILE_ENDINGS, encode, to_host
 from lightning_cam.render.style import Encoding, Style
 from lightning_cam.render.text import Caption
@@ -35,6 +35,8 @@ class Explanation:
         on_map: the share of each score's evidence at the layer that is on the map, 0 to 1, [b] or [b t]; None where no class
             or register tokens have the rest, for maps fused of several layers, and with a method that takes no gradient.
         target_names: the targets' own names, such as prompts, where they are of no classes.
+        probability: of every class, [b k]: what the model gives if it ends in a softmax or sigmoid, else the softmax of its
+            logits, of a single one the sigmoid; None where the output is no logits [b k].
     """
 
     heat: Float[Tensor, "b ..."]
@@ -46,6 +48,7 @@ class Explanation:
     images: Shaped[Tensor, "n ..."]
     on_map: Float[Tensor, "b ..."] | None = None
     target_names: tuple[str, ...] = ()
+    probability: Float[Tensor, "b k"] | None = None
 
     def overlay(self, style: Style | None = None) -> UInt8[Tensor, "..."]:
         """Every map over its image, at the image's size: [b 3 h w], or [b t 3 h w] for several targets.
@@ -74,7 +77,7 @@ class Explanation:
             ValueError: for another number of names than of images.
         """
         cards = self._cards(style, self._present)
-        captions = self._captions(self._names(names))
+        captions = self._captions(self._names(names), cards.style.norm)
         count = "1 sample" if len(self.images) == 1 else f"{len(self.images)} samples"
         columns = None
         if self._several:
@@ -165,10 +168,15 @@ class Explanation:
         style = style or Style()
         return Cards.of(self.images, list(positions), len(self._flat), style, style.normalization)
 
-    def _captions(self, names: Sequence[str]) -> list[Caption]:
+    def _captions(self, names: Sequence[str], norm: Norm = "positive") -> list[Caption]:
         names = [names[i // self._targets] for i in range(len(self._flat))]
         numbers = torch.stack([self.score.flatten().float(), maximum(self._flat).float()], 1)
-        return plain_captions(names, self._target_words, numbers, self.on_map)
+        on_map = self.on_map
+        if on_map is not None:
+            drawn = self._flat.abs() if norm == "symmetric" else self._flat
+            # beside a map without evidence a share of it would contradict the picture
+            on_map = on_map.flatten().where(maximum(drawn) > 0, torch.nan)
+        return plain_captions(names, self._target_words, numbers, on_map)
 
     def _names(self, names: Sequence[str] | None) -> Sequence[str]:
         if not names:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -15,11 +16,9 @@ from torch import Tensor, nn
 from lightning_cam.capture.attention_pooling import Readout, Runs, reads_beside
 from lightning_cam.capture.attention_recorder import AttentionRecorder, RecordedAttention
 from lightning_cam.capture.attention_tower import Recording, Tower, find_tower, holders, is_square, returns_tokens
-from lightning_cam.capture.gradient import at_least_float
+from lightning_cam.capture.gradient import at_least_float, scaled_gradients
 from lightning_cam.model.layout import Layout
 from lightning_cam.model.trace import Call
-
-_HALF_SCALE = 1024.0  # gradients in fp16 underflow; a power of two is exact to undo
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +94,9 @@ class Attention:
             probes.append(self.head_input.square().sum())
         for probe in probes:
             if probe.requires_grad:
-                (gradient,) = _gradient(probe, [probability])
-                rows = gradient.abs().amax((0, 1, 3)).nonzero()[:, 0]
-                if len(rows):
-                    return rows
+                (gradient,) = scaled_gradients(probe, [probability])
+                if gradient is not None and gradient.any():
+                    return gradient.abs().amax((0, 1, 3)).nonzero()[:, 0]
         # nothing tells: the class token where there is one, else all
         count = probability.shape[2]
         if is_square(self.last) and self.layout.prefix:
@@ -204,20 +202,16 @@ def attend(
 
 
 def _of_score(score: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    if not score.requires_grad:
+    gradients: list[Tensor | None] = []
+    if score.requires_grad:
+        gradients = scaled_gradients(score.sum(), tensors)
+    # a head that is trained has a gradient of its own, whatever is cut off in front of it
+    if all(gradient is None for gradient in gradients):
         raise ValueError(
-            'The score has no gradient: the target or the model\'s output is detached. Write method="attention_rollout".'
+            "The score has no gradient by attention: the target, the model's output or what lies between the blocks and it is "
+            'under torch.no_grad() or detached. Write method="attention_rollout".'
         )
-    return _gradient(score.sum(), tensors)
-
-
-def _gradient(number: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    scale = 1.0
-    if number.dtype == torch.float16:
-        scale = _HALF_SCALE
-        number = number.float() * scale
-    gradients = torch.autograd.grad(number, tensors, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else g / scale for x, g in zip(tensors, gradients, strict=True)]
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(tensors, gradients, strict=True)]
 
 
 def near_scores(recorded: Tensor, scores: Tensor) -> bool:
@@ -233,9 +227,16 @@ def _returning(blocks: Iterable[nn.Module], tokens: Tensor) -> Iterator[None]:
     # an instance's own forward hides that of its class; some models have one already, which comes back
     attributes = [vars(block) for block in blocks]
     before = [own.get("forward") for own in attributes]
+
+    def returned(*args: Any, **kwargs: Any) -> Tensor:
+        # as where attention is recorded: the model may run its blocks, and what is behind them, under a no_grad of its own
+        torch.set_grad_enabled(True)
+        # a clone, for an in-place operation behind them must not rewrite what was recorded
+        return tokens.clone()
+
     try:
         for own in attributes:
-            own["forward"] = lambda *args, **kwargs: tokens
+            own["forward"] = returned
         yield
     finally:
         for own, forward in zip(attributes, before, strict=True):

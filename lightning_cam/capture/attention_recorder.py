@@ -135,6 +135,8 @@ class AttentionRecorder(TorchFunctionMode):
         return output, weights.to(output.dtype)
 
     def _enter(self, module: nn.Module, args: Any) -> None:
+        if self.attentions and self.silent is None:
+            torch.set_grad_enabled(True)  # also where each block has a no_grad of its own
         if module in self.names:
             self._running_modules.append((self.names[module], len(self.attentions)))
 

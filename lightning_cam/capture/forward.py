@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_cam.capture.attention import Attention, attend
 from lightning_cam.capture.attention_pooling import Runs
-from lightning_cam.capture.balance.balanced import balance
+from lightning_cam.capture.balance.balanced import BalancedTarget, balance
 from lightning_cam.capture.gradient import derivative
 from lightning_cam.capture.hooks import LayerOutput, Replacement
 from lightning_cam.model.output import QueryOutput, is_detections, is_queries
@@ -140,6 +140,11 @@ class Forward:
         """The same look with a balanced backward, of one further forward; run once, when first read."""
         forward: Forward = balance(self)
         return forward
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether its backward is a balanced one."""
+        return isinstance(self.target_scores.target, BalancedTarget)
 
     def gradient(self, layer: str, position: int) -> Tensor | None:
         """The score's gradient by a layer's output; one backward for all layers, stopping at the earliest, once a target.

@@ -1,6 +1,6 @@
 """Gradients of scores, of a precision that holds them, and of models that switch them off. b batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -22,6 +22,16 @@ def derivative(score: Float[Tensor, "b"], inputs: list[Tensor], create_graph: bo
         total = score.float().sum() * scale
     gradients = torch.autograd.grad(total, inputs, retain_graph=True, create_graph=create_graph, allow_unused=True)
     return [None if gradient is None else at_least_float(gradient) / scale for gradient in gradients]
+
+
+def scaled_gradients(number: Float[Tensor, ""], tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    """Gradients of a number by each tensor, in its own precision, None where it has no part in it."""
+    scale = 1.0
+    if number.dtype == torch.float16:
+        scale = _HALF_SCALE
+        number = number.float() * scale
+    gradients = torch.autograd.grad(number, tensors, retain_graph=True, allow_unused=True)
+    return [None if gradient is None else gradient / scale for gradient in gradients]
 
 
 def at_least_float(tensor: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ def predict(forward: Forward) -> Predictions:
     if soft is not None:
         labels = soft
     several = soft is None and forward.labels is not None and forward.labels.shape == logits.shape
-    probabilities = _probabilities(forward, logits, several)
+    probabilities = class_probabilities(forward, several)
+    assert probabilities is not None
     # several classes may be right, so none is predicted
     if several or (forward.reading.kind == "sigmoid" and forward.labels is None):
         probability = _of_classes(probabilities, classes)
@@ -41,12 +42,18 @@ def predict(forward: Forward) -> Predictions:
     return Predictions(*to_host([classes, probability, best.indices, best.values, labels]))
 
 
-def _probabilities(forward: Forward, logits: Float[Tensor, "b k"], several: bool) -> Float[Tensor, "b k"]:
-    """Those that the model gives, as they are; else of its logits, of each class for itself where several may be right."""
+def class_probabilities(forward: Forward, several: bool = False) -> Float[Tensor, "b k"] | None:
+    """Those that the model gives, as they are; else of its logits, of each class for itself where several may be right.
+
+    None where the output is no logits [b k].
+    """
+    logits = forward.output
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        return None
     if forward.reading.kind is not None:
         given: Tensor = forward.reading.output.detach()
         return given.float()
-    if several:
+    if several or logits.shape[1] == 1:
         return logits.detach().float().sigmoid()
     return logits.detach().float().softmax(1)
 

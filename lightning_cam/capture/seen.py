@@ -209,6 +209,13 @@ class Seen:
     def _layer_gradient(self) -> Tensor:
         """The gradient by all that the layer returned, in its own layout."""
         gradient = self.forward.gradient(self.layer, self.position)
+        if gradient is None and self.forward.is_balanced:
+            raise ValueError(
+                f"With libra nothing of the score reaches the layer {self.layer!r}: it feeds the score only through what libra "
+                "holds constant (a gate, such as squeeze-and-excitation's, or attention's queries and keys), or not at all. "
+                "Name a layer from which what is multiplied comes, or one behind the product, or use the method without libra, "
+                f'such as method="grad_cam". {self._near}'
+            )
         if gradient is None:
             raise ValueError(
                 f"The layer {self.layer!r} does not feed the explained score, or feeds it through an operation without a "

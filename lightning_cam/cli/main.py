@@ -18,7 +18,7 @@ from lightning_cam.cli.options import build_parser
 from lightning_cam.data.class_names import class_index, class_name, read_class_names
 from lightning_cam.explain import explain
 from lightning_cam.explanation import Explanation
-from lightning_cam.figures.captions import on_map_words
+from lightning_cam.figures.captions import NO_EVIDENCE, on_map_words
 from lightning_cam.heat import maximum
 from lightning_cam.model.call import ModelCall, find_model
 from lightning_cam.model.trace import Call, map_shapes
@@ -80,7 +80,7 @@ def _explain(args: argparse.Namespace) -> None:
         )
 
     explanation = _run(explain_image, loaded.model, images)
-    probability = _probability(explanation.logits)
+    probability = _probability(explanation)
     # no refusal: a model may have a class more, such as a background
     if args.labels and len(names) != len(probability):
         print(f"{args.labels} names {len(names)} classes and the model has {len(probability)}", file=sys.stderr)
@@ -121,11 +121,11 @@ def _words(
     model = args.model.removeprefix("torchvision:")
     u, v = explanation.heat.shape[-2:]
     peak = float(maximum(explanation.heat)[0])
-    strength = "no evidence for this class"
+    strength = f"{NO_EVIDENCE} for this class"
     if peak > 0:
         strength = f"peak {peak:.3g}"
-    if explanation.on_map is not None:
-        strength += on_map_words(", ", float(explanation.on_map[0]))
+        if explanation.on_map is not None:
+            strength += on_map_words(", ", float(explanation.on_map[0]))
     return FigureWords(
         headline=f"{class_name(c, names)} {_percent(float(probability[c]))}",
         source=f"{explanation.method} at {explanation.layer} of {Path(model).name}",
@@ -195,20 +195,14 @@ def _run(task: Callable[[nn.Module], Result], model: nn.Module, images: Tensor) 
         raise ValueError(f"The model could not be run on an image {shape}. {cause}") from error
 
 
-def _probability(logits: Any) -> Float[Tensor, "k"]:
-    """The class probabilities of the one image: softmax, or the sigmoid of a single output."""
-    if not isinstance(logits, Tensor):
-        raise _no_logits(type(logits).__name__)
-    if logits.ndim != 2:
-        raise _no_logits(tuple(logits.shape))
-    scores = logits[0].double().cpu()  # half precision would show in the three digits printed
-    if len(scores) > 1:
-        return scores.softmax(0)
-    return scores.sigmoid()
-
-
-def _no_logits(output: object) -> ValueError:
-    return ValueError(f"The model gave {output}, and classes are ranked by logits [1 k]; name them with --output.")
+def _probability(explanation: Explanation) -> Float[Tensor, "k"]:
+    """The class probabilities of the one image."""
+    if explanation.probability is not None:
+        return explanation.probability[0].cpu()
+    output: object = type(explanation.logits).__name__
+    if isinstance(explanation.logits, Tensor):
+        output = tuple(explanation.logits.shape)
+    raise ValueError(f"The model gave {output}, and classes are ranked by logits [1 k]; name them with --output.")
 
 
 def _joined_lines(error: Exception) -> str:

@@ -13,6 +13,8 @@ from lightning_cam.record import Record
 from lightning_cam.render.style import Style
 from lightning_cam.render.text import Caption
 
+NO_EVIDENCE = "no evidence"
+
 _COLOURS = {
     "positive": "0 to maximum",
     "minmax": "minimum to maximum",
@@ -109,7 +111,7 @@ def plain_captions(
 
 
 def on_map_words(before: str, share: float) -> str:
-    """How much of the evidence a map could show, where class or register tokens have the rest; of NaN nothing."""
+    """How much of the evidence is on the map, where class or register tokens have the rest; of NaN nothing."""
     percent = _percent(share)
     if not percent:
         return ""
@@ -143,7 +145,7 @@ def _caption(batch: FixedBatch, record: Record, name: str, position: tuple[int, 
     if predicted >= 0 and predicted != class_id:
         line += f", said {batch.class_name(predicted)}{_percent(float(predictions.predicted_probability[sample]))}"
     under = _strength(record, position, norm)
-    if record.on_map is not None:
+    if record.on_map is not None and under != NO_EVIDENCE:
         under += on_map_words(" · ", float(record.on_map[position]))
     if record.lost is not None and bool(record.lost[position]):
         line += ", lost"
@@ -166,4 +168,4 @@ def _strength(record: Record, position: tuple[int, int], norm: Norm) -> str:
         return f"for {max(strength, 0):.3g}, against {max(against, 0):.3g}"
     if strength > 0:
         return f"peak {strength:.3g}"
-    return "no evidence"
+    return NO_EVIDENCE

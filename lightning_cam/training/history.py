@@ -47,6 +47,7 @@ class History:
     best: int | None = None  # the place of the look with the best value of the metric that was rated
 
     _best_value: float = torch.nan
+    last_step: int | None = None  # of the last look, on the tracker's axis
 
     @property
     def titles(self) -> list[str]:
@@ -58,7 +59,7 @@ class History:
         """The maps of the looks."""
         return [look.values for look in self.looks]
 
-    def add(self, title: str, heat: Float[Tensor, "n *m"], low: float, high: float) -> None:
+    def add(self, title: str, heat: Float[Tensor, "n *m"], low: float, high: float, step: int | None = None) -> None:
         """Add one look's condensed maps; those of another shape (another batch or input size) begin anew.
 
         Args:
@@ -66,7 +67,9 @@ class History:
             heat: maps as ``condense`` leaves them.
             low: the smallest value before condensing.
             high: the largest.
+            step: the look's place on the tracker's axis.
         """
+        self.last_step = step
         if self.looks and self.looks[-1].heat.shape != heat.shape:
             self.clear()
         place = self.looks[-1].place + 1 if self.looks else 0
@@ -128,6 +131,7 @@ class History:
             "scales": [look.scale for look in self.looks],
             "extremes": [self.lowest, self.highest],
             "best": [self.best, self._best_value],
+            "step": self.last_step,
         }
 
     @classmethod
@@ -140,7 +144,7 @@ class History:
             looks = [_stored(title, place, condense(heat)) for title, place, heat in zip(titles, places, heats, strict=True)]
         best, best_value = state.get("best", [None, torch.nan])
         lowest, highest = state["extremes"]
-        return cls(looks, lowest, highest, best, best_value)
+        return cls(looks, lowest, highest, best, best_value, state.get("step"))
 
     def _most_crowded(self) -> int:
         """The position whose neighbours are closest, other than the ends and the best."""

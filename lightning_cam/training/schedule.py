@@ -1,10 +1,12 @@
 """When to look, and what the moment is called."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from lightning_cam.record import Moment
 from lightning_cam.training.compat import is_fitting, logged_step
+from lightning_cam.training.history import History
 
 Step = Literal["auto", "epoch", "global_step"]
 
@@ -16,7 +18,9 @@ class Schedule:
     Args:
         every_n_epochs: look at the validation of every n-th epoch.
         baseline: look once before the first optimizer step too.
-        step: the pictures' step in the tracker: ``auto`` is the step at which Lightning logs its own validation scalars.
+        step: the pictures' step in the tracker: ``auto`` is the step at which Lightning logs its own validation scalars. Where
+            an earlier look of the run has that step, as the baseline has that of a first epoch of one optimizer step, it is
+            the next one, lest a picture replace another; with ``epoch`` the last look of each epoch stays.
     """
 
     every_n_epochs: int = 1
@@ -43,9 +47,11 @@ def baseline_moment(trainer: Any, schedule: Schedule) -> Moment:
     return Moment(_step(trainer, schedule), f"resumed at epoch {epoch}", f"at {epoch}", baseline=True)
 
 
-def present_moment(trainer: Any, schedule: Schedule) -> Moment:
+def present_moment(trainer: Any, schedule: Schedule, histories: Mapping[str, History]) -> Moment:
     """The present moment of a fit, validate or test; "epoch 3" means that three epochs have been trained."""
     step = _step(trainer, schedule)
+    if schedule.step != "epoch":
+        step = max(step, _next_step(histories))
     if not is_fitting(trainer):
         word = "validate"
         if trainer.testing:
@@ -63,6 +69,12 @@ def _trained_share(trainer: Any) -> float:
     if not isinstance(total, int) or total < 1:
         return 1.0
     return min(1.0, float(trainer.fit_loop.batch_idx + 1) / total)
+
+
+def _next_step(histories: Mapping[str, History]) -> int:
+    """The step behind the last look: files and TensorBoard keep only the last picture of a step."""
+    steps = [history.last_step for history in histories.values() if history.last_step is not None]
+    return max(steps, default=-1) + 1
 
 
 def _step(trainer: Any, schedule: Schedule) -> int:

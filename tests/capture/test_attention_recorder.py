@@ -1,5 +1,6 @@
 """Attention is captured as the model computes it, however it calls it, and torch is left as it was."""
 
+import contextlib
 import functools
 
 import maps
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from compare import close
 from reference_attention import trace
 from torch import nn
+from traces import model_state, modes
 from vits import ViT, attention_of, photos, timm_vit, torchvision_vit
 
 from lightning_cam import explain
@@ -69,6 +71,74 @@ def test_frozen_models_and_their_own_no_grad_are_captured():
     whole = net.blocks[1].forward
     net.blocks[1].forward = torch.no_grad()(whole)
     assert heat(net, x, "attention_relevance").any()
+
+
+class Parts(ViT):
+    """A transformer some of which runs in a mode of its own."""
+
+    def __init__(self, where: str, mode=torch.no_grad, **options) -> None:
+        super().__init__(**options)
+        self.where, self.mode = where, mode
+
+    def within(self, where: str):
+        return self.mode() if where == self.where else contextlib.nullcontext()
+
+    def forward(self, x):
+        with self.within("all"):
+            return self.head(self.features(x))
+
+    def features(self, x):
+        with self.within("trunk"):
+            with self.within("blocks"):
+                tokens = self.embed(x)
+                for block in self.blocks:
+                    with self.within("each block"):
+                        tokens = block(tokens)
+            return self.norm(tokens)[:, 0]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("where", ["all", "trunk", "blocks", "each block"])
+@pytest.mark.parametrize("method", [*METHODS, "grad_eclip"])
+def test_no_mode_of_the_models_own_hides_a_gradient(method, where, frozen, mode):
+    x = photos()
+    net = Parts(where, mode).requires_grad_(not frozen)
+    before = model_state(net), modes()
+    found = explain(net, x, layer="blocks.0", method=method, target=1).heat
+    assert found.any() and not found.is_inference()
+    close(found, explain(ViT(), x, layer="blocks.0", method=method, target=1).heat, 1e-12)
+    assert (model_state(net), modes()) == before
+
+
+@pytest.mark.parametrize("method", [*METHODS, "grad_eclip"])
+def test_an_operation_in_place_behind_the_blocks_is_like_any_other(method):
+    class Shifted(ViT):
+        def read(self, tokens):
+            return super().read(tokens + self.place)
+
+    class InPlace(ViT):
+        def read(self, tokens):
+            tokens += self.place
+            return super().read(tokens)
+
+    close(heat(InPlace(), photos(), method), heat(Shifted(), photos(), method), 1e-12)
+
+
+class Cut(ViT):
+    """Its head is trained, and what is in front of it runs without gradient."""
+
+    def read(self, tokens):
+        with torch.no_grad():
+            tokens = F.layer_norm(tokens, (8,))[:, 0]
+        return self.head(tokens)
+
+
+@pytest.mark.parametrize("method", ["attention_relevance", "le_grad", "grad_eclip"])
+def test_a_trained_head_behind_what_has_no_gradient_is_no_map_of_zeros(method):
+    with pytest.raises(ValueError, match=r'under torch.no_grad\(\) or detached. Write method="attention_rollout"'):
+        explain(Cut(), photos(), method=method, layer="blocks.0", target=1)
+    assert explain(Cut(), photos(), method="attention_rollout", layer="blocks.0", target=1).heat.any()
 
 
 def test_torch_is_as_it_was_also_after_an_error():

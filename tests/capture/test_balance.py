@@ -287,6 +287,7 @@ WITHOUT_RULE = {
     "softplus": (F.softplus, "softplus"),
     "elu": (nn.ELU(), "elu"),
     "sin": (torch.sin, "sin"),
+    "tanh, scaled by a weight": (lambda x: x.tanh() * nn.Parameter(torch.ones(8).double()), "tanh"),
     "sin as a gate": (lambda x: x * x.sin(), "sin"),
     "exp": (lambda x: x.exp() + x, "exp"),
     "cube": (lambda x: x**3, "pow"),
@@ -301,10 +302,6 @@ WITHOUT_RULE = {
     "weights of a norm": (lambda x: F.layer_norm(x, (8,), x[0, 0]), "layer_norm"),
     "a kernel": (Kernel.apply, "KernelBackward"),
     "scripted": (Scripted(), ".*Backward0?"),
-    "attention to constants": (
-        lambda x: F.scaled_dot_product_attention(x, x, values()[:1, :1].expand(3, 6, 6).mT @ torch.ones(6, 8).double().tril()),
-        "scaled_dot_product_attention",
-    ),
 }
 
 
@@ -359,20 +356,68 @@ def test_a_target_that_is_no_logit_is_refused_with_the_logit_as_the_way_out(targ
     assert explain(net, x, layer="blocks.0", method=HIRES, target="predicted").heat.any()
 
 
-def test_a_layer_that_feeds_only_a_gate_is_refused():
-    class Gated(nn.Module):
+class Gated(nn.Module):
+    """A map multiplied with a gate, which is made of the map or of the image."""
+
+    def __init__(self, how: str, of_the_map: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.how, self.of_the_map = how, of_the_map
+        self.net, self.behind = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.ReLU()), nn.Conv2d(4, 4, 3)
+        self.gate = nn.Conv2d(4 if of_the_map else 3, 4, 3, 1, 1)
+        self.squeeze = nn.Linear(4, 4)
+        self.double()
+
+    def forward(self, x):
+        y = self.net(x)
+        gate = self.gate(y if self.of_the_map else x)
+        if self.how == "squeeze and excitation":
+            gate = self.squeeze(gate.mean((2, 3))).sigmoid()[..., None, None]
+        elif self.how == "in place":
+            gate = gate.sigmoid_()
+        else:
+            gate = gate.sigmoid()
+        return self.behind(y * gate).mean((2, 3))
+
+
+@pytest.mark.parametrize("of_the_map", [False, True])
+@pytest.mark.parametrize("how", ["a gate", "in place", "squeeze and excitation"])
+def test_a_layer_that_feeds_only_a_gate_is_refused_with_what_is_true_and_what_to_write(how, of_the_map):
+    net, x = Gated(how, of_the_map), photos()
+    out = r'Name a layer from which what is multiplied comes, or one behind the product, or .*such as method="grad_cam"\.'
+    told = r"through 'sigmoid' in 'the model', a gate, and what that multiplies does not depend on the layer\..*holds gates.*"
+    with pytest.raises(ValueError, match=told + out):
+        explain(net, x, layer="gate", method=HIRES)
+    told = r"With libra nothing of the score reaches the layer 'gate': .* holds constant \(a gate, .*or not at all\. "
+    for layers in (["net", "gate"], ["gate", "net"]):
+        with pytest.raises(ValueError, match=told + out):
+            explain(net, x, layer=layers, fuse="mean", method=HIRES)
+        assert explain(net, x, layer=layers, fuse="mean", method="grad_cam").heat.any()
+    assert explain(net, x, layer="gate", method="grad_cam").heat.any()
+    for layer in ("net", "behind"):
+        assert explain(net, x, layer=layer, method=HIRES).heat.any()
+
+
+@pytest.mark.parametrize("how", ["fused", "written"])
+def test_a_layer_that_feeds_only_queries_and_keys_is_refused_as_a_gate(how):
+    class Asked(nn.Module):
         def __init__(self):
             super().__init__()
-            self.net, self.gate = nn.Conv2d(3, 4, 3, 2), nn.Conv2d(3, 4, 3, 2)
+            torch.manual_seed(0)
+            self.net, self.asking = nn.Conv2d(3, 4, 4, 4), nn.Conv2d(3, 4, 4, 4)
             self.double()
 
         def forward(self, x):
-            return (self.net(x) * self.gate(x).sigmoid()).mean((2, 3))
+            q, v = self.asking(x).flatten(2).mT, self.net(x).flatten(2).mT
+            if how == "fused":
+                return F.scaled_dot_product_attention(q, v, v).mean(1)
+            return ((q @ v.mT).softmax(-1) @ v).mean(1)
 
-    net, x = Gated(), photos()
-    with pytest.raises(ValueError, match=refusal("sigmoid", "the model")):
-        explain(net, x, layer="gate", method=HIRES)
-    assert explain(net, x, layer="gate", method="grad_cam").heat.any()
+    net, x = Asked(), photos()
+    name = {"fused": "scaled_dot_product_attention", "written": "softmax"}[how]
+    with pytest.raises(ValueError, match=f"through '{name}' in 'the model', a gate, and what that multiplies does not depend"):
+        explain(net, x, layer="asking", method=HIRES)
+    assert explain(net, x, layer="asking", method="grad_cam").heat.any()
     assert explain(net, x, layer="net", method=HIRES).heat.any()
 
 

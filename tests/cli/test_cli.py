@@ -10,14 +10,20 @@ import cv2
 import numpy as np
 import own_nets
 import pytest
+import torch
 import torchvision
 from PIL import Image
+from records import record_of
 
 from lightning_cam import explain, render
+from lightning_cam.capture.session import open_session
 from lightning_cam.cli.figure import SIDE, figure, heat
 from lightning_cam.cli.image_file import Preparation, open_image
 from lightning_cam.cli.main import main
+from lightning_cam.data.batch import FixedBatch
+from lightning_cam.figures.captions import captions
 from lightning_cam.render.style import Style
+from lightning_cam.targets import find
 
 
 @pytest.fixture
@@ -60,6 +66,30 @@ def test_classes_are_ranked_by_probability(run):
     assert out.splitlines()[:2] == expected
     assert out.splitlines()[2:] == ["cat_grad_cam_heat.jpg", "cat_grad_cam.jpg", "cat_grad_cam_figure.jpg"]
     assert err == "no --weights: my_nets.Net as it builds itself, with random weights unless it loads some\n"
+
+
+@pytest.mark.parametrize("name", ["several", "Hidden", "shares", "single"])
+def test_what_a_model_says_of_its_classes_is_printed_as_it_is_told_in_captions(run, here, monkeypatch, name):
+    words = []
+    monkeypatch.setattr(sys.modules["lightning_cam.cli.main"], "figure", lambda *args: words.append(args[2]) or figure(*args))
+    code, out, _ = run("explain", "--image", "cat.png", "--model", f"my_nets.{name}", "--size", "64")
+    assert code == 0
+    images = Preparation(73, 64).tensor(open_image("cat.png"))
+    net = getattr(sys.modules["my_nets"], name)()
+    with torch.no_grad():
+        p = net(images)[0]
+    if name == "single":
+        p = p.sigmoid()
+    best = p.sort(descending=True)
+    ranked = [f"{p:.3f} -> class {i}" for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+    assert out.splitlines()[: len(p)] == ranked
+    assert words[0].headline == f"class {best.indices[0]} {100 * best.values[0]:.0f}%"
+    batch = FixedBatch(images)
+    with open_session(net, [], images) as session:
+        look = session.forward(images, find("predicted"))
+        (caption,) = captions(batch, record_of(look, torch.ones(1, 1, 2, 2)))
+    if name != "single":
+        assert caption.line == words[0].headline
 
 
 def test_more_classes_asked_than_there_are_and_no_names(run):
@@ -148,7 +178,7 @@ MISTAKES = {
     "no prefix": (("--model", "squeezenet1_1"), "Did you mean 'torchvision:squeezenet1_1'"),
     "no module": (("--model", "nowhere.Net"), "cannot be imported: ModuleNotFoundError: No module named 'nowhere'."),
     "no class": (("--model", "my_nets.Nett"), "The module my_nets has no 'Nett'. Did you mean 'Net'"),
-    "no class near": (("--model", "my_nets.Xyzzyx"), "Its models: Net, Silent, Wrapped, Broken, Needy."),
+    "no class near": (("--model", "my_nets.Xyzzyx"), "Its models: Net, Silent, Wrapped, Broken, Needy, Hidden."),
     "needs arguments": (("--model", "my_nets.Needy"), "cannot be built without arguments: TypeError"),
     "not callable": (("--model", "my_nets.number"), "cannot be built without arguments"),
     "no model": (("--model", "my_nets.torch.manual_seed"), "cannot be imported"),
@@ -250,5 +280,14 @@ def test_the_figure_of_a_transformer_tells_how_much_of_the_evidence_is_on_the_ma
     assert run("explain", *options)[0] == 0
     assert run("explain", *options, "--method", "activation_mean")[0] == 0
     assert run("explain", *USUAL)[0] == 0
-    assert re.fullmatch(r"2 x 2, (peak [\d.e-]+|no evidence for this class), on map \d+%", words[0].under_heat)
+    assert re.fullmatch(r"2 x 2, peak [\d.e-]+, on map \d+%", words[0].under_heat)
     assert not any("on map" in each.under_heat for each in words[1:])
+
+
+def test_the_figure_of_a_map_without_evidence_tells_no_share_of_it(run, here, monkeypatch):
+    words = []
+    monkeypatch.setattr(sys.modules["lightning_cam.cli.main"], "figure", lambda *args: words.append(args[2]) or figure(*args))
+    (here / "against.py").write_text("def only(seen):\n    return -seen.gradient.abs().sum(1)\n")
+    options = ("--image", "cat.png", "--size", "32", "--layer", "blocks.0", "--model", "vits.timm_vit")
+    assert run("explain", *options, "--method", "against.only")[0] == 0
+    assert words[0].under_heat == "2 x 2, no evidence for this class"

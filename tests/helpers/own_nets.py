@@ -54,6 +54,20 @@ def single():
     return net(classes=1)
 
 
+def several():
+    """More than one class is right, each with its own probability."""
+    return nn.Sequential(*net(), nn.Sigmoid())
+
+
+class Hidden(Net):
+    def forward(self, x):
+        return self.net(x).sigmoid()
+
+
+def shares():
+    return nn.Sequential(*net(), nn.Softmax(1))
+
+
 def headless():
     return net()[:2]
 

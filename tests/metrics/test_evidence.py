@@ -1,6 +1,7 @@
 """How much of the evidence is on the map: the numbers by hand, what is undefined, and where it is told. b batch, p tokens."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -148,9 +149,10 @@ def test_a_caption_tells_the_share_where_tokens_precede_the_map_and_a_gradient_w
     shown = measured(net, x, "blocks.0", 2)[0]
     found = explain(net, x, layer="blocks.0", target=2)
     torch.testing.assert_close(found.on_map, shown)
-    assert [c.under.rpartition(", ")[2] for c in captioned(net, x, layer="blocks.0", target=2)] == [
-        f"on map {100 * share:.0f}%" for share in shown.tolist()
-    ]
+    positive = (found.heat.flatten(1).amax(1) > 0).tolist()
+    assert positive == [True, False, True]
+    told = [c.under.partition(", on map ")[2] for c in captioned(net, x, layer="blocks.0", target=2)]
+    assert told == [f"{100 * share:.0f}%" * told_of for share, told_of in zip(shown.tolist(), positive, strict=True)]
     several = explain(net, x, layer="blocks.0", target={"top_k": {"k": 2}})
     assert several.on_map.shape == (3, 2)
     for method in ("activation_mean", "attention_rollout", "recipro_cam"):
@@ -159,6 +161,30 @@ def test_a_caption_tells_the_share_where_tokens_precede_the_map_and_a_gradient_w
     assert explain(ViT(prefix=0, pool="mean"), x, layer="blocks.0").on_map is None
     assert explain(gap_linear(), images(), layer="features").on_map is None
     assert not any("on map" in c.under for c in captioned(net, x, layer="blocks.0", method="activation_mean"))
+
+
+def test_no_share_is_told_beside_a_map_without_evidence(tmp_path):
+    net, x = ViT(), photos()
+    found = explain(net, x, layer="blocks.0", target=2)
+    against = replace(found, heat=-1 - found.heat.abs())
+    assert not any("on map" in c.under for c in against._captions(["a", "b", "c"]))
+    signed = against._captions(["a", "b", "c"], "symmetric")
+    assert all(f", on map {100 * share:.0f}%" in c.under for c, share in zip(signed, found.on_map.tolist(), strict=True))
+    empty = replace(found, heat=0 * found.heat)
+    assert not any("on map" in c.under for c in empty._captions(["a", "b", "c"], "symmetric"))
+    watching = watched(net, x.sigmoid(), tmp_path, "grad_cam")
+    (record,) = watching.look(0)
+    record = replace(record, strength=-record.strength.abs(), against=1 + record.against.abs())
+    assert [c.under.partition(" · ")[0] for c in captions(watching.batch, record)] == ["no evidence"] * 3
+    assert not any("on map" in c.under for c in captions(watching.batch, record))
+    assert all(" · on map " in c.under for c in captions(watching.batch, record, "symmetric"))
+
+
+def test_the_share_is_that_of_both_signs_whatever_the_map_shows():
+    net, x = ViT(), photos()
+    share, _, seen = measured(net, x, "blocks.0", 2)
+    heat = seen.gradient.abs().sum(1)
+    assert torch.equal(metrics.on_map(-heat, seen), share) and torch.equal(metrics.on_map(heat, seen), share)
 
 
 def test_no_backward_is_run_for_it(monkeypatch):

@@ -62,6 +62,58 @@ def test_two_validations_an_epoch_are_two_looks_at_their_own_steps(tmp_path):
     assert len({m.step for m in moments}) == 5
 
 
+ONE_STEP = dict(limit_train_batches=1)
+BEFORE_A_STEP = dict(limit_train_batches=4, accumulate_grad_batches=4, val_check_interval=2)
+# Lightning's own step of the first look is the baseline's
+COLLIDING = {
+    "an epoch of one step": ("auto", ONE_STEP),
+    "several batches one step": ("auto", dict(limit_train_batches=4, accumulate_grad_batches=4)),
+    "after every step": ("auto", dict(limit_train_batches=2, val_check_interval=1)),
+    "no validation": ("auto", dict(limit_train_batches=1, limit_val_batches=0)),
+    "before the first step": ("auto", BEFORE_A_STEP),
+    "before the first step, by optimizer steps": ("global_step", BEFORE_A_STEP),
+}
+
+
+@pytest.mark.parametrize(("step", "options"), COLLIDING.values(), ids=COLLIDING)
+def test_no_look_takes_the_step_of_another(step, options, tmp_path):
+    callback = cam(schedule=Schedule(step=step))
+    moments = watched(callback)
+    fit(tmp_path, callback, **options)
+    steps = [moment.step for moment in moments]
+    assert moments[0].title == "before training" and len(steps) > 2
+    assert steps == list(range(len(moments)))
+    assert sheets(tmp_path) == [f"step_{i:06d}.jpg" for i in steps]
+
+
+def sheets(folder):
+    return sorted(path.name for path in folder.rglob("grad_cam/step_*.jpg"))
+
+
+def test_tensorboard_has_a_step_for_each_look(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    fit(tmp_path, cam(), logger=logger, **ONE_STEP)
+    assert [event.step for event in read_events(logger.log_dir).Images("cam/relu/grad_cam")] == [0, 1, 2]
+
+
+def test_a_resumed_run_and_a_validation_take_no_step_of_the_run_before(tmp_path):
+    fit(tmp_path, cam(), **ONE_STEP).save_checkpoint(tmp_path / "two.ckpt")
+    resumed = cam()
+    moments = watched(resumed)
+    run = trainer(tmp_path, [resumed], max_epochs=3, **ONE_STEP)
+    run.fit(Net(), loader(24, size=4), loader(), ckpt_path=tmp_path / "two.ckpt")
+    run.validate(Net(), loader(), verbose=False)
+    assert [(moment.step, moment.title) for moment in moments] == [(3, "epoch 3"), (4, "validate")]
+    assert sheets(tmp_path) == [f"step_{i:06d}.jpg" for i in range(5)]
+
+
+def test_by_epoch_the_last_look_of_each_stays(tmp_path):
+    callback = cam(schedule=Schedule(step="epoch"))
+    moments = watched(callback)
+    fit(tmp_path, callback, val_check_interval=0.5)
+    assert [moment.step for moment in moments] == [0, 1, 1, 2, 2]
+
+
 @pytest.mark.parametrize("how", ["limit", "no loader", "no step"])
 def test_without_validation_it_looks_at_the_training_set_after_each_epoch(how, tmp_path):
     class NoValidation(Net):

@@ -23,11 +23,13 @@ class Taint:
         function: the name of the function that made it so.
         module: the module in which that ran.
         gate: whether it may be held constant where it multiplies what is linear.
+        of_constants: whether it is a gate that multiplied only what does not depend on the layer.
     """
 
     function: str
     module: str
     gate: bool
+    of_constants: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,15 +145,27 @@ def forbid(result: Any, taint: Taint) -> None:
 
     def refuse(gradients: tuple[Tensor | None, ...]) -> None:
         if any(gradient is not None and gradient.any() for gradient in gradients):
-            raise ValueError(
-                f"libra has no rule for {taint.function!r} in {taint.module!r}, and the score depends on the layer through it, "
-                "so what reaches the layer would not add up to the score. Rules are there for linear layers, piecewise linear "
-                "activations, gates (GELU, SiLU, a sigmoid that multiplies), norms and attention. Name a layer behind it, use "
-                'the method without libra, such as method="grad_cam", or, where the target is a probability, explain the '
-                'logit, target="predicted".'
-            )
+            raise ValueError(_refusal(taint))
 
     for node in nodes_of(result):
         if not is_marked(node):
             node.register_prehook(refuse)
     mark(result, taint)
+
+
+def _refusal(taint: Taint) -> str:
+    place = f"{taint.function!r} in {taint.module!r}"
+    if taint.of_constants:
+        return (
+            f"The score depends on the layer through {place}, a gate, and what that multiplies does not depend on the layer. "
+            "libra holds gates constant and gives all of the score to what they multiply, so nothing of it reaches the layer. "
+            "Name a layer from which what is multiplied comes, or one behind the product, or use the method without libra, "
+            'such as method="grad_cam".'
+        )
+    return (
+        f"libra has no rule for {place}, and the score depends on the layer through it, "
+        "so what reaches the layer would not add up to the score. Rules are there for linear layers, piecewise linear "
+        "activations, gates (GELU, SiLU, a sigmoid that multiplies), norms and attention. Name a layer behind it, use "
+        'the method without libra, such as method="grad_cam", or, where the target is a probability, explain the '
+        'logit, target="predicted".'
+    )

@@ -5,13 +5,14 @@ gate, whatever is known not to be linear, is held constant, and what it multipli
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_cam.capture.balance import norms
-from lightning_cam.capture.balance.operation import Operation, Taint, forbid, mark, nodes_of, replaced, taint_of
+from lightning_cam.capture.balance.operation import Operation, Taint, forbid, mark, nodes_of, replaced, taint_of, tensors_in
 from lightning_cam.capture.gradient import at_least_float
 
 # linear, or affine piece by piece, in all their tensors at once
@@ -87,8 +88,10 @@ def _of_one(rule: Callable[[Operation], Any]) -> Callable[[Operation], Any]:
 def _product(op: Operation) -> Any:
     """Gates are constant; two linear factors, ``a b``, take one half of the gradient each."""
     linear = [source for source in op.sources if taint_of(source) is None]
-    if not linear or (op.taint and not op.taint.gate):
+    if op.taint and not op.taint.gate:
         return op.run()
+    if not linear:
+        return _gate_of_constants(op)
     if len(linear) == 1:
         result = op.run(lambda tensor: tensor if taint_of(tensor) is None else tensor.detach())
     elif len(op.sources) == 2 and op.name in ("mul", "multiply"):
@@ -96,6 +99,17 @@ def _product(op: Operation) -> Any:
     else:
         return _refused(op)
     mark(result, None)
+    return result
+
+
+def _gate_of_constants(op: Operation) -> Any:
+    """Gates alone, with what does not depend on the layer; a weight only scales them, and a target may choose by a mask."""
+    result = op.run()
+    if op.module == "the target":
+        return result
+    others = [x for x in tensors_in((op.args, op.kwargs)) if not any(x is source for source in op.sources)]
+    if op.taint and any(x.numel() > 1 and not isinstance(x, nn.Parameter) for x in others):
+        forbid(result, replace(op.taint, of_constants=True))
     return result
 
 
@@ -161,7 +175,8 @@ def _attention(op: Operation) -> Tensor:
     options = {name: x for name, x in op.options("query key value attn_mask dropout_p is_causal").items() if x is not None}
     value = options["value"]
     if not any(source is value for source in op.sources):
-        result: Tensor = _gate(op)
+        result: Tensor = op.run()
+        forbid(result, Taint(op.name, op.module, gate=True, of_constants=True))
         return result
     for name in {"query", "key", "attn_mask"} & set(options):
         options[name] = options[name].detach()
