@@ -275,6 +275,8 @@ SHOWN = [
     Mutation("colour table reversed", "render/colormap.py", "np.arange(256, dtype", "np.arange(255, -1, -1, dtype", "render/test_colormap.py"),
     Mutation("wrong order in the grid", "figures/sheet.py", "reshape(rows, columns, ", "reshape(columns, rows, ", "figures/test_figures.py"),
     Mutation("filmstrip: samples for moments", "figures/filmstrip.py", ".permute(2, 1, 3, 0, 4)", ".permute(2, 0, 3, 1, 4)", "figures/test_figures.py"),
+    Mutation("filmstrip: a bar of all rows' strongest", "figures/filmstrip.py", "strongest = positive.amax(0)", "strongest = positive.amax()", "figures/test_figures.py"),
+    Mutation("filmstrip: the bars a column too early", "figures/filmstrip.py", "(0, 0, gap, 0, 0, 0, 0, 0, 1, 0)", "(0, 0, gap, 0, 0, 0, 0, 0, 0, 1)", "figures/test_figures.py"),
     Mutation("filmstrip: an epoch too many", "training/schedule.py", "trainer.fit_loop.batch_idx + 1", "trainer.fit_loop.batch_idx + 1 + total", "training/test_schedule.py"),
     Mutation("caption: a sample late", "figures/captions.py", "_caption(batch, record, names[i], (i, j), norm)", "_caption(batch, record, names[i - 1], (i, j), norm)", "render/test_volumes.py"),
     Mutation("step off by one", "training/compat.py", "return int(stepped) - int(trainer.training)", "return int(stepped) + 1", "training/test_publisher.py"),
