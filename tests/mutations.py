@@ -297,6 +297,8 @@ SHOWN = [
     Mutation("steps: the baseline's taken again", "training/schedule.py", "max(step, _next_step(histories))", "step", "training/test_schedule.py -k no_look_takes"),
     Mutation("steps: epochs counted as looks", "training/schedule.py", 'if schedule.step != "epoch":', "if True:", "training/test_schedule.py -k by_epoch"),
     Mutation("steps: forgotten by a checkpoint", "training/history.py", 'best_value, state.get("step"))', "best_value)", "training/test_schedule.py -k resumed"),
+    Mutation("filmstrip: a bar of all rows' strongest", "figures/filmstrip.py", "strongest = positive.amax(0)", "strongest = positive.amax()", "figures/test_figures.py"),
+    Mutation("filmstrip: the bars a column too early", "figures/filmstrip.py", "(0, 0, gap, 0, 0, 0, 0, 0, 1, 0)", "(0, 0, gap, 0, 0, 0, 0, 0, 0, 1)", "figures/test_figures.py"),
     Mutation("filmstrip: an epoch too many", "training/schedule.py", "trainer.fit_loop.batch_idx + 1", "trainer.fit_loop.batch_idx + 1 + total", "training/test_schedule.py"),
     Mutation("caption: a sample late", "figures/captions.py", "_caption(batch, record, names[i], (i, j), norm)", "_caption(batch, record, names[i - 1], (i, j), norm)", "render/test_volumes.py"),
     Mutation("step off by one", "training/compat.py", "return int(stepped) - int(trainer.training)", "return int(stepped) + 1", "training/test_publisher.py"),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +17,28 @@ from lightning_cam.render.text import INK, PAPER, font_size, to_tensor
 from lightning_cam.render.typesetting import clip, typeset, write
 
 _LONGEST_NAME = 11  # of a row, in font sizes
+_TRACK = 228  # grey of a bar's whole length
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The moments of a run that a filmstrip shows.
+
+    Attributes:
+        titles: their names.
+        normalized: maps scaled to [0, 1], one set a moment.
+        strength: each map's largest raw value.
+    """
+
+    titles: Sequence[str]
+    normalized: Float[Tensor, "n b *m"]
+    strength: Float[Tensor, "n b"]
 
 
 def filmstrip(
     base: Shaped[Tensor, "b c *s"],
-    normalized: Float[Tensor, "n b *m"],
+    columns: Columns,
     rows: Sequence[str],
-    columns: Sequence[str],
     title: tuple[str, str],
     style: Style,
 ) -> UInt8[Tensor, "3 height width"]:
@@ -30,19 +46,20 @@ def filmstrip(
 
     Args:
         base: RGB images or volumes, or signals.
-        normalized: maps scaled to [0, 1], one set a column.
+        columns: the moments of the run.
         rows: the samples' names.
-        columns: the moments' names.
         title: the header's bold line and its faint one.
         style: colours and size.
     """
     gap = max(3, style.tile // 40)
-    cells = F.pad(views.cells(base, normalized, style), (0, gap, 0, gap), value=255)
+    overlays = views.cells(base, columns.normalized, style)
+    bars = strength_bars(columns.strength, overlays.shape[-1], gap)
+    cells = F.pad(torch.cat([overlays, bars], 3), (0, gap, 0, 2 * gap), value=255)
     _, b, _, h, w = cells.shape
     first = "signal"
     if base.ndim > 3:
         first = "image"
-    headings = [first, *columns]
+    headings = [first, *columns.titles]
     left = _name_width(rows, style)
     blocks = laptop_shaped(b, left + len(headings) * w, h)
     block_rows = math.ceil(b / blocks)
@@ -57,6 +74,28 @@ def filmstrip(
         drawn.append(F.pad(block, (0, gap, 0, block_rows * h - body.shape[1]), value=255))
     page = F.pad(torch.cat(drawn, 2), (0, gap, 0, gap), value=255)
     return under_header(page, title, style)
+
+
+def strength_bars(strength: Float[Tensor, "n b"], width: int, gap: int) -> UInt8[Tensor, "k b 3 y x"]:
+    """Under each cell its map's strength as a share of the row's strongest, so that a faint map is not taken for a sharp one.
+
+    Args:
+        strength: each map's largest raw value; NaN where there is none.
+        width: of a cell.
+        gap: what is left free above a bar; the bar is as high.
+
+    Returns:
+        a strip for each cell, that of the first column, the images alone, empty.
+    """
+    positive = strength.nan_to_num(0).clamp(min=0)
+    strongest = positive.amax(0)
+    share = positive / strongest.where(strongest > 0, 1)
+    place = (torch.arange(width, device=strength.device) + 0.5) / width
+    # of a map with any evidence at least the bar's beginning is seen
+    filled = (place < share[..., None]) | ((positive[..., None] > 0) & (place < 2 / width))
+    ink = torch.where(filled[:, :, None, None], torch.tensor(INK)[:, None, None].to(filled.device), _TRACK)
+    bars = ink.to(torch.uint8).expand(-1, -1, -1, gap, -1)
+    return F.pad(bars, (0, 0, gap, 0, 0, 0, 0, 0, 1, 0), value=255)
 
 
 def _name_width(rows: Sequence[str], style: Style) -> int:

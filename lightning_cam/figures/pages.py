@@ -16,8 +16,9 @@ from torch import Tensor
 from lightning_cam.data.batch import FixedBatch
 from lightning_cam.figures.captions import captions, description, file_words, row_names
 from lightning_cam.figures.cards import Cards
-from lightning_cam.figures.filmstrip import filmstrip
+from lightning_cam.figures.filmstrip import Columns, filmstrip
 from lightning_cam.figures.sheet import sheet
+from lightning_cam.heat import maximum
 from lightning_cam.record import Record
 from lightning_cam.render.picture import Picture, to_host
 from lightning_cam.render.style import Style
@@ -75,12 +76,16 @@ class RecordPages:
         """Rows are samples, columns the looks of the run."""
         assert self.run is not None
         names = row_names(self.batch, self.record)
-        heats = [self._cards.normalized(heat.to(self._heat.device)) for heat in self.run.heats]
+        heats = [heat.to(self._heat.device) for heat in self.run.heats]
+        columns = Columns(
+            self.run.titles,
+            torch.stack([self._cards.normalized(heat) for heat in heats]),
+            torch.stack([maximum(heat)[self.record.shown] for heat in heats]),
+        )
         pixels = filmstrip(
             self._cards.base,
-            torch.stack(heats),
+            columns,
             [names[i] for i in self.record.shown],
-            self.run.titles,
             (self._headline, f"by epochs trained, up to {self.record.moment.title}"),
             self.style,
         )

@@ -4,6 +4,7 @@ import torch
 from pictures import noise, photo
 
 from lightning_cam import Style, figures
+from lightning_cam.figures.filmstrip import Columns, strength_bars
 from lightning_cam.figures.sheet import grid, sheet, under_header
 from lightning_cam.render import colormap, overlay
 from lightning_cam.render.text import Caption
@@ -28,10 +29,16 @@ def test_sixteen_samples_fit_a_laptop():
 def test_filmstrip_has_a_row_a_sample_and_a_column_a_moment():
     pictures, style = photo(3, 32, 32), Style(tile=64)
     units = torch.stack([torch.full((3, 2, 2), float(i)) for i in (0, 1)])
-    strip = figures.filmstrip(pictures, units, ["a long name that takes room", "dog", "cow"], ["start", "1"], ("t", "u"), style)
+    columns = Columns(["start", "1"], units, torch.tensor([[1.0, 2.0, 0.0], [2.0, 1.0, 3.0]]))
+    strip = figures.filmstrip(pictures, columns, ["a long name that takes room", "dog", "cow"], ("t", "u"), style)
     cell, gap = 48, 3
-    body = strip[:, -3 * (cell + gap) - gap : -gap, -3 * (cell + gap) - 2 * gap : -2 * gap]
-    cells = body.reshape(3, 3, cell + gap, 3, cell + gap)[:, :, :cell, :, :cell]
+    high = cell + 4 * gap
+    body = strip[:, -3 * high - gap : -gap, -3 * (cell + gap) - 2 * gap : -2 * gap]
+    rows = body.reshape(3, 3, high, 3, cell + gap)
+    cells = rows[:, :, :cell, :, :cell]
+    bars = rows[0, :, cell + gap : cell + 2 * gap, :, :cell]
+    lengths = [[int((bars[row, 0, column] < 100).sum()) for column in range(3)] for row in range(3)]
+    assert lengths == [[0, cell // 2, cell], [0, cell, cell // 2], [0, 0, cell]]
     fitted = overlay.fit(pictures, 48)
     for i in range(3):
         assert torch.equal(cells[:, i, :, 0], fitted[i])
@@ -39,10 +46,22 @@ def test_filmstrip_has_a_row_a_sample_and_a_column_a_moment():
         assert not torch.equal(cells[:, i, :, 2], fitted[i])
 
 
+def test_a_bar_tells_a_map_s_strength_as_a_share_of_its_row_s_strongest():
+    strength = torch.tensor([[4.0, -1.0, 1e-6, 0.0], [1.0, -2.0, 5.0, torch.nan]])
+    bars = strength_bars(strength, 40, 3)
+    assert bars.shape == (3, 4, 3, 6, 40) and bars[:, :, :, :3].unique().tolist() == [255]
+    assert bars[0].unique().tolist() == [255]  # the images have none
+    lengths = (bars[1:, :, 0, 4] < 100).sum(2)
+    # faint is another thing than none: its beginning is seen
+    assert lengths.tolist() == [[40, 0, 2, 0], [10, 0, 40, 0]]
+    assert torch.equal(strength_bars(7 * strength, 40, 3), bars)
+
+
 def test_many_rows_of_a_filmstrip_stand_in_blocks():
     units = torch.zeros(5, 16, 2, 2)
     names = [f"row {i}" for i in range(16)]
-    strip = figures.filmstrip(photo(16, 64, 64), units, names, ["start", "1", "2", "3", "4"], ("t", "u"), Style())
+    columns = Columns(["start", "1", "2", "3", "4"], units, torch.ones(5, 16))
+    strip = figures.filmstrip(photo(16, 64, 64), columns, names, ("t", "u"), Style())
     assert 1.0 < strip.shape[2] / strip.shape[1] < 2.5
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lightning_cam import Style, figures, render
+from lightning_cam.figures.filmstrip import Columns
 from lightning_cam.render import fonts, text
 from lightning_cam.render.text import strips
 from lightning_cam.render.typesetting import clip, typeset
@@ -146,7 +147,7 @@ def test_every_page_draws_names_of_other_scripts(with_dejavu):
         title = (f"{name} a", f"{name} b")
         words = [render.Caption(name)] * 2
         sheet = figures.sheet(pictures, heat[0], words, title, Style(tile=64))
-        strip = figures.filmstrip(pictures, heat, [name] * 2, [name], title, Style(tile=64))
+        strip = figures.filmstrip(pictures, Columns([name], heat, torch.ones(1, 2)), [name] * 2, title, Style(tile=64))
         pages.append((sheet, strip))
     assert not torch.equal(pages[0][0], pages[1][0])
     assert pages[0][1].shape[0] == 3
