@@ -7,6 +7,7 @@ from lightning_cam import sinks as sinks
 from lightning_cam import targets as targets
 from lightning_cam.callback import CAMCallback as CAMCallback
 from lightning_cam.capture.seen import Seen as Seen
+from lightning_cam.data.annotations import Annotations as Annotations
 from lightning_cam.data.batch import Batch as Batch
 from lightning_cam.explain import explain as explain
 from lightning_cam.explanation import Explanation as Explanation

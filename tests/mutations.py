@@ -310,6 +310,10 @@ SHOWN = [
 ]  # fmt: skip
 
 RUN = [
+    Mutation("objects carried by a second call", "data/annotations/carried.py", "carried = outputs[-1]", "carried = transform(*inputs, marked)[-1]", "data/test_annotations.py -k go_where"),
+    Mutation("objects left where they were", "data/annotations/carried.py", "carried = _by_first(transform, marked)", "carried = marked", "data/test_annotations.py -k go_where"),
+    Mutation("VOC counted from 0", "data/annotations/voc.py", "(ends[0] - 1, ends[1] - 1,", "(ends[0], ends[1],", "data/test_annotations.py -k every_kind"),
+    Mutation("COCO's sizes for ends", "data/annotations/coco.py", "(x, y, x + width, y + height)", "(x, y, width, height)", "data/test_annotations.py -k every_kind"),
     Mutation("history: the present look among the earlier", "training/history.py", "past = self.looks[:-1]", "past = self.looks", "metrics/test_contract.py training/test_history.py"),
     Mutation("history: the first target's maps for all", "training/history.py", "return values[:, position]", "return values[:, 0]", "metrics/test_contract.py -k target"),
     Mutation("history: no best look", "training/history.py", "self.best, self._best_value = self.looks[-1].place, value", "pass", "metrics/test_contract.py training/test_history.py"),

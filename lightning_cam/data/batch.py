@@ -10,6 +10,7 @@ from typing import Any
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
+from lightning_cam.data.annotations import Annotations
 from lightning_cam.data.axes import parse_axes
 from lightning_cam.model.call import Inputs
 from lightning_cam.registry import did_you_mean
@@ -37,6 +38,7 @@ class Batch:
         regions: the same for boxes or masks; a dict names several regions. Boxes are (x0, y0, x1, y1), [b 4] or [b n 4], in
             pixels of the image the model sees, ends excluded, rows of NaN ignored; of signals (x0, x1), of volumes
             (x0, y0, z0, x1, y1, z1) with z along d. Masks are of the image's size, [b h w], and so for one side or three.
+            ``lightning_cam.Annotations`` in place of a key takes them out of a CSV, COCO or Pascal VOC file.
         classes: class names; by default the dataset's or datamodule's own ``classes``.
 
     Raises:
@@ -50,7 +52,7 @@ class Batch:
     axes: str | None = None
     picture: Key = None
     label: Key = None
-    regions: Key | Mapping[str, Key] = None
+    regions: Key | Annotations | Mapping[str, Key | Annotations] = None
     classes: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
@@ -87,6 +89,24 @@ class Batch:
             hint = did_you_mean(str(unknown[0]), fields)
             raise ValueError(f"Batch has no option {unknown[0]!r}.{hint} It takes: {', '.join(fields)}.")
         return cls(samples=spec)
+
+    @property
+    def annotations(self) -> Mapping[str, Annotations]:
+        """The regions that are in files."""
+        return {name: key for name, key in self._regions.items() if isinstance(key, Annotations)}
+
+    @property
+    def region_keys(self) -> Mapping[str, Key]:
+        """The regions that are in the batch itself, by name."""
+        return {name: key for name, key in self._regions.items() if not isinstance(key, Annotations)}
+
+    @property
+    def _regions(self) -> Mapping[str, Any]:
+        if self.regions is None:
+            return {}
+        if isinstance(self.regions, Mapping):
+            return self.regions
+        return {"object": self.regions}
 
     @property
     def is_handed_in(self) -> bool:

@@ -47,7 +47,7 @@ def read_batch(batch: Any, options: Batch, sides: int = 2, channels: int | None 
     inputs = Inputs(batch, locate(batch, entry), order, len(images))
     labels = _labels(batch, options.label, images)
     masks = {}
-    for name, key in _region_keys(options).items():
+    for name, key in options.region_keys.items():
         masks[name] = to_mask(_take(batch, key, "regions"), images if picture is None else picture)
     if labels is not None and len(labels) != len(images):
         raise ValueError(f"The batch has {len(images)} images and {len(labels)} labels; name them with Batch(label=...).")
@@ -149,14 +149,6 @@ def _labels(batch: Any, key: Key, images: Tensor) -> Tensor | None:
     if labels is None or not numbers(labels):
         return None
     return torch.as_tensor(labels, device=images.device)
-
-
-def _region_keys(options: Batch) -> Mapping[str, Key]:
-    if options.regions is None:
-        return {}
-    if isinstance(options.regions, Mapping):
-        return options.regions
-    return {"object": options.regions}
 
 
 def _search(batch: Any, keys: Sequence[str], position: int) -> Any:

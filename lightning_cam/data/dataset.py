@@ -98,7 +98,20 @@ def _steps(transform: Any) -> Sequence[Any]:
 
 
 def name_of(dataset: Any, index: int) -> str:
-    """The file's stem where the dataset keeps paths (ImageFolder), else the index."""
+    """The file's stem where the dataset keeps paths (ImageFolder), else the index in the innermost dataset."""
+    path, inner = _located(dataset, index)
+    if path is None:
+        return f"#{inner}"
+    return _stem(path)
+
+
+def path_of(dataset: Any, index: int) -> str | None:
+    """The file of a sample where the dataset keeps paths."""
+    return _located(dataset, index)[0]
+
+
+def _located(dataset: Any, index: int) -> tuple[str | None, int]:
+    """A sample's file, if it is known, and its index in the dataset that it comes from."""
     for level in wrapped_datasets(dataset):
         paths = _paths(level)
         if index < len(paths):
@@ -106,11 +119,11 @@ def name_of(dataset: Any, index: int) -> str:
             if isinstance(path, tuple | list):
                 path = path[0]
             if isinstance(path, str):
-                return _stem(path)
+                return path, index
         # below a Subset the sample has another index
         if hasattr(level, "indices") and hasattr(level, "dataset"):
             index = int(level.indices[index])
-    return f"#{index}"
+    return None, index
 
 
 def _paths(dataset: Any) -> Sequence[Any]:

@@ -10,6 +10,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_cam.data.annotations.annotated import load_annotated, refuse_annotations, with_masks
 from lightning_cam.data.axes import axes_of, channels_second
 from lightning_cam.data.batch import Batch, FixedBatch
 from lightning_cam.data.collated import image_batch, read_batch
@@ -67,10 +68,11 @@ def load_fixed_batch(source: SampleSource, options: Batch) -> FixedBatch:
         with isolated_generators(data):
             form = source.form()
             indices = chosen_indices(chosen, options, form)
-            raw = chosen.collate([data[i] for i in indices])
+            samples, masks = load_annotated(data, indices, options.annotations)
+            raw = chosen.collate(samples)
             batch = read_batch(source.transfer(raw, chosen.position), options, *form)
         batch = replace(
-            batch,
+            with_masks(batch, masks),
             names=tuple(name_of(data, i) for i in indices),
             origin=f"{chosen.title}, indices {', '.join(map(str, indices))}",
         )
@@ -85,6 +87,7 @@ def load_passed(passing: PassingSamples, source: SampleSource) -> FixedBatch:
     """
     if passing.error is not None:
         raise passing.error
+    refuse_annotations(passing.options.annotations, f"the {passing.chosen.title}, whose samples have no index,")
     with isolated_rng(seed=0), torch.inference_mode(False), torch.no_grad():
         batch = read_batch(passing.batch, passing.options, *passing.form())
         batch = replace(batch, origin=f"the first of the {passing.chosen.title} that passed by (it has no index)")
@@ -154,6 +157,7 @@ def _handed_in(source: SampleSource, options: Batch) -> FixedBatch:
             f"Batch(samples=...) was given a {type(options.samples).__name__}; expected how many samples, their indices, or a "
             "batch, such as Batch(samples=16) or Batch(samples=next(iter(loader)))."
         )
+    refuse_annotations(options.annotations, "a batch handed in")
     # hooks may write into it, and it is read anew for every run
     raw = copy.deepcopy(options.samples)
     batch = read_batch(source.transfer(raw, 0), options, *source.form())
