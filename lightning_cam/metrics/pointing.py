@@ -49,14 +49,6 @@ def pointing_game(
 
     Raises:
         ValueError: for a region that the batch does not have, a map of fewer sides than the image, or a tolerance below 0.
-
-    Example:
-        >>> from types import SimpleNamespace
-        >>> seen = SimpleNamespace(regions={"object": torch.tensor([[True, False, False, False]])}, layer="conv")
-        >>> pointing_game(torch.tensor([[3.0, 1.0]]), seen, tolerance=0.0).tolist()
-        [0.0]
-        >>> pointing_game(torch.tensor([[3.0, 1.0]]), seen, tolerance=0.2).tolist()
-        [1.0]
     """
     inside = region_of(heat, seen, region, "pointing_game")
     positive = heat.relu().flatten(1)

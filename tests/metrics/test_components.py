@@ -35,7 +35,7 @@ def by_opencv(hot):
 def test_components_equal_a_flood_fill_over_any_number_of_sides(sides):
     _, size = SIZES[sides]
     values = share_of_maximum(drawn(3, *size, seed=4))
-    thresholds = STEPS[::10]
+    thresholds = STEPS[::10].contiguous()
     for i, sample in enumerate(found(values, thresholds)):
         for threshold, parts in zip(thresholds, sample, strict=True):
             assert parts == sorted(reference_localization.components(np.asarray(values[i]) > float(threshold)))
