@@ -1,14 +1,23 @@
 """Metrics: ``(heat, seen) -> score [b]``, NaN where undefined. ``names()`` lists them, ``@register`` adds one.
 
-``@register(range=(0, 1), higher_is_better=True, floor=...)`` says what values mean; each is optional. ``floor`` is what a map
-without preference scores: a number, or a function of ``seen`` and the metric's options. The first metric with a direction says
-which look of a run is the best. A metric that compares with the baseline's map, the previous look's or the best one's reads
-``seen.earlier``.
+``@register(range=(0, 1), higher_is_better=True, floor=..., cost="none")`` says what values mean; each is optional. ``floor`` is
+what a map without preference scores: a number, or a function of ``seen`` and the metric's options. ``cost`` is what it takes
+beside the look, in words. The first metric with a direction says which look of a run is the best. A metric that compares with
+the baseline's map, the previous look's or the best one's reads ``seen.earlier``.
 """
 
+from lightning_cam.metrics.boxes import max_box_acc as max_box_acc
+from lightning_cam.metrics.boxes import max_box_acc_v2 as max_box_acc_v2
+from lightning_cam.metrics.centre import at_centre as at_centre
+from lightning_cam.metrics.centre import centre_gaussian as centre_gaussian
 from lightning_cam.metrics.evidence import bias_share as bias_share
 from lightning_cam.metrics.evidence import on_map as on_map
 from lightning_cam.metrics.localization import energy_inside as energy_inside
+from lightning_cam.metrics.localization import enrichment as enrichment
+from lightning_cam.metrics.localization import relevance_rank as relevance_rank
+from lightning_cam.metrics.overlap import iou as iou
+from lightning_cam.metrics.overlap import px_ap as px_ap
+from lightning_cam.metrics.pointing import pointing_game as pointing_game
 from lightning_cam.registry import METRICS
 
 find = METRICS.find

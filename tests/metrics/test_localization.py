@@ -3,15 +3,18 @@
 from math import prod
 
 import pytest
+import reference_localization
 import reference_regions
 import torch
 from plain import watcher
+from regions import looked, within_five_sigma
 from torch import nan, nn
 
 from lightning_cam import Batch, metrics
 from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
 from lightning_cam.data.regions import to_mask
+from lightning_cam.heat import resize
 
 
 def seen(**regions):
@@ -173,3 +176,66 @@ def test_a_map_of_fewer_sides_than_the_image_is_refused_with_a_line_that_works(t
     with pytest.raises(ValueError, match=message):
         watching(flat).look(0)
     assert watching("grad_cam").look(0)[0].values["energy_inside"].tolist() == [[pytest.approx(1)]] * 2
+
+
+# enrichment and rank
+
+
+@pytest.mark.parametrize("sides", SIZES)
+def test_enrichment_is_the_energy_over_the_area(sides):
+    cells, size = SIZES[sides]
+    heat, mask = drawn(3, *cells), drawn(3, *size, seed=2) > 0.3
+    energy = [reference_regions.energy_inside(heat[i], mask[i]) for i in range(3)]
+    expected = [energy[i] * prod(size) / int(mask[i].sum()) for i in range(3)]
+    assert metrics.enrichment(heat, seen(a=mask)).tolist() == pytest.approx(expected, rel=1e-10)
+
+
+def test_enrichment_is_one_of_a_flat_map_and_of_the_whole_image():
+    """Also of a batch of two: the size of an image is not read from the size of the batch."""
+    masks = torch.cat([box(0, 0, 4, 2), box(1, 1, 7, 8)])
+    assert metrics.enrichment(torch.ones(2, 4, 4), seen(a=masks)).tolist() == pytest.approx([1, 1])
+    assert metrics.enrichment(drawn(2, 4, 4), seen(a=masks | True)).tolist() == [1, 1]
+    assert metrics.enrichment(drawn(2, 4, 4), seen(a=masks & False)).isnan().all()
+    concentrated = torch.zeros(1, 8, 8)
+    concentrated[0, 1, 1] = 3
+    assert metrics.enrichment(concentrated, seen(a=box(0, 0, 2, 2))).item() == pytest.approx(16)
+    assert metrics.find("enrichment").facts["range"] == (0.0, None)
+
+
+@pytest.mark.parametrize("sides", SIZES)
+def test_relevance_rank_equals_the_slow_reference_over_any_number_of_sides(sides):
+    cells, size = SIZES[sides]
+    for shape, decimals in ((cells, 8), (size, 0)):  # enlarged, and of the image's size with many ties
+        heat, mask = drawn(4, *shape, seed=1).round(decimals=decimals), drawn(4, *size, seed=2) > 0.3
+        large = resize(heat, size)
+        expected = [reference_localization.relevance_rank(large[i], mask[i]) for i in range(4)]
+        assert metrics.relevance_rank(heat, seen(a=mask)).tolist() == pytest.approx(expected, rel=1e-10)
+
+
+def test_relevance_rank_reads_the_order_of_the_signed_map_alone():
+    heat, mask = drawn(4, 6, 6), drawn(4, 6, 6, seed=1) > 0.3
+    value = metrics.relevance_rank(heat, seen(a=mask))
+    for changed in (heat * 3 - 7, heat**3, heat.exp()):
+        assert torch.equal(metrics.relevance_rank(changed, seen(a=mask)), value)
+    assert metrics.relevance_rank(mask.double() - 5, seen(a=mask)).tolist() == [1, 1, 1, 1]
+
+
+def test_places_tied_at_the_last_rank_share_the_room_that_is_left():
+    heat = torch.tensor([[5.0, 1.0, 1.0, 1.0, 1.0, 0.0]])
+    inside = torch.tensor([[True, True, False, False, False, False]])
+    assert metrics.relevance_rank(heat, seen(a=inside)).item() == pytest.approx((1 + 1 / 4) / 2)
+    assert metrics.relevance_rank(heat.flip(1), seen(a=inside.flip(1))).item() == pytest.approx(0.625)
+
+
+def test_random_maps_score_the_area():
+    """.214 of the image, as published for noise of 28 by 28."""
+    generator = torch.Generator().manual_seed(0)
+    mask = box(2, 3, 14, 17, 28, 28)
+    heat = torch.rand(2000, 28, 28, generator=generator, dtype=torch.float64)
+    look = looked(a=mask.expand(2000, -1, -1))
+    for name in ("energy_inside", "relevance_rank"):
+        entry = metrics.find(name)
+        expected = float(entry.facts["floor"](look)[0])
+        assert expected == pytest.approx(168 / 784)
+        assert within_five_sigma(entry.function(heat, look), expected)
+    assert within_five_sigma(metrics.enrichment(heat, look), metrics.find("enrichment").facts["floor"])
