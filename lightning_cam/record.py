@@ -119,20 +119,22 @@ class Earlier:
 
     Maps of up to 1024 cells are at layer resolution, larger ones averaged down (``lightning_cam.heat.condense``), so compare
     these with ``now`` and not with the map itself. At the first look of a run, and outside a run (validate, test, explain),
-    there is nothing to compare with and all but ``now`` are None: a metric is NaN then. With a target such as ``predicted`` a
-    sample's class may have been another one at an earlier look.
+    there is nothing to compare with and all maps but ``now`` are None: a metric is NaN then. With a target such as
+    ``predicted`` a sample's class may have been another one at an earlier look.
 
     Attributes:
         now: at this look.
         baseline: at the first look: before training, unless the schedule takes no baseline.
         previous: at the look before this.
         best: at the look with the best value so far of the first metric that has a direction.
+        looks: how many looks of the run came before this one; 0 outside a run.
     """
 
     now: Float[Tensor, "b *m"] | None = None
     baseline: Float[Tensor, "b *m"] | None = None
     previous: Float[Tensor, "b *m"] | None = None
     best: Float[Tensor, "b *m"] | None = None
+    looks: int = 0
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -45,6 +45,7 @@ class Registry(Generic[F]):
         self._known: dict[str, F] = {}
         self._facts: dict[str, dict[str, Any]] = {}
         self._wrappers: dict[str, Callable[..., F]] = {}
+        self._keeps: dict[str, Sequence[str]] = {}
 
     @overload
     def register(self, function: F, /) -> F: ...
@@ -74,10 +75,11 @@ class Registry(Generic[F]):
             return add
         return add(function)
 
-    def wrapper(self, function: Callable[..., F]) -> Callable[..., F]:
+    def wrapper(self, function: Callable[..., F], /, keeps: Sequence[str] = ()) -> Callable[..., F]:
         """Add a function from member to member under its own name: found as ``{name: {noun: member, option: value}}``.
 
-        What is returned takes the member as the registry finds it, and names what it makes after it.
+        What is returned takes the member as the registry finds it, and names what it makes after it. ``keeps`` names the facts
+        of the member that hold for what is made of it too.
         """
         parameters = list(inspect.signature(function).parameters)
 
@@ -91,6 +93,7 @@ class Registry(Generic[F]):
             return wrapped
 
         self._wrappers[function.__name__] = wrap
+        self._keeps[function.__name__] = keeps
         return wrap
 
     def unregister(self, name: str) -> None:
@@ -169,8 +172,11 @@ class Registry(Generic[F]):
     def _wrapped(self, name: str, options: dict[str, Any]) -> Entry[F]:
         if self.noun not in options:
             raise ValueError(f"{name} wraps another {self.noun}: {{{name!r}: {{{self.noun!r}: ...}}}}; none was given.")
-        function = self._wrappers[name](options.pop(self.noun), **options)
-        return Entry(function.__name__, function)
+        member = self.find(options.pop(self.noun))
+        function = self._wrappers[name](member, **options)
+        return Entry(
+            function.__name__, function, {fact: member.facts[fact] for fact in self._keeps[name] if fact in member.facts}
+        )
 
     def _with_options(self, function: Any, options: dict[str, Any], args: tuple[Any, ...] = ()) -> Entry[F]:
         parameters = inspect.signature(function).parameters.values()

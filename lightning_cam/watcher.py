@@ -186,7 +186,7 @@ class Watcher:
             plans = map_plans(self.layer_names, self.methods, self.fusion)
             metrics = chosen_metrics(self.metrics, forward)
             records = make_records(plans, forward, moment, histories, self.attempt)
-            records = with_numbers(records, forward, metrics, histories, self.attempt)
+            records = with_numbers(records, plans, forward, metrics, histories, self.attempt)
             records = with_evidence(records, forward, self.notices)
             concepts = self.concepts.follow_all(forward, self.layer_names, moment, self.attempt)
         result = LookResult(moment, batch, records, concepts)

@@ -8,6 +8,7 @@ from mutations import ENGINE, METHODS, MUTATIONS, SHOWN, TARGETS
 from lightning_cam import methods, metrics, targets
 from lightning_cam.methods.fusion import names
 from lightning_cam.registry import METHODS as METHOD_FAMILY
+from lightning_cam.registry import METRICS
 
 PACKAGE = Path(__file__).parent.parent / "lightning_cam"
 
@@ -26,7 +27,7 @@ def test_a_fault_changes_what_is_there_and_names_tests_that_are(mutation):
         ([*methods.names(), *METHOD_FAMILY.wrappers()], METHODS),
         (targets.names(), TARGETS),
         ([f"fusion {name}" for name in names()], ENGINE),
-        (metrics.names(), SHOWN),
+        ([*metrics.names(), *METRICS.wrappers()], SHOWN),
     ],
 )
 def test_every_method_target_fusion_and_metric_is_broken_at_least_once(names, faults):

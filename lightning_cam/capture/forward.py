@@ -34,6 +34,7 @@ class Forward:
         labels: the samples' labels.
         regions: masks by name.
         reading: how the model's output was read; by default as it is.
+        shared: what one metric computed and others read too, under keys of their own.
     """
 
     session: Any  # a Session, whose file imports this one
@@ -46,6 +47,7 @@ class Forward:
     regions: Mapping[str, Bool[Tensor, "b *s"]] = field(default_factory=dict)
     reading: Reading = field(default_factory=lambda: Reading.of(None))
     _gradients: dict[int, dict[str, Tensor | None]] = field(default_factory=dict)
+    shared: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def target_scores(self) -> TargetScores:

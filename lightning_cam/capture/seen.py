@@ -3,7 +3,7 @@
 b batch, t targets, c channels, m map (u v for pictures), p tokens before it, s sides of the image, k class, n changed samples.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -34,12 +34,15 @@ class Seen:
         layer: the layer's name.
         position: which of its targets is explained.
         earlier: this target's maps at earlier looks of the run, for metrics that compare; empty outside a run.
+        method: how the map that is measured was made, for metrics that ask for that of changed images, as
+            ``seen.method(seen.with_image(images))``; None where no map is measured.
     """
 
     forward: Forward
     layer: str
     position: int = 0
     earlier: Earlier = field(default_factory=Earlier)
+    method: Callable[["Seen"], Tensor] | None = None
 
     @property
     def image(self) -> Shaped[Tensor, "b ..."]:

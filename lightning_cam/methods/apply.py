@@ -1,7 +1,7 @@
 """Methods applied to a forward, for every layer and target. b batch, t targets, m map (u v for pictures)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,6 +52,13 @@ class MapPlan:
             return heats[0]
         return fused(heats, self.fusion)
 
+    def of_target(self, seen: Seen) -> Float[Tensor, "b *m"]:
+        """The maps of one target alone, by the same method: those of changed images, for metrics that ask for them."""
+        heats = [target_maps(replace(seen, layer=layer), self.method) for layer in self.layers]
+        if self.fusion is None:
+            return heats[0]
+        return fused([heat[:, None] for heat in heats], self.fusion)[:, 0]
+
     def on_map(self, forward: Forward) -> Float[Tensor, "b t"] | None:
         """The share of each score's evidence that is on the map; None where that is not known, or layers are fused."""
         if self.fusion is not None:
@@ -72,17 +79,23 @@ def method_maps(forward: Forward, layer: str, method: Entry[Any]) -> Float[Tenso
     Raises:
         ValueError: if the method gives no map [b u v].
     """
-    scores = forward.target_scores
-    absent = scores.choice.absent
-    heats = []
-    for position in range(scores.score.shape[1]):
-        heat = method.function(Seen(forward, layer, position))
-        b = len(forward.images)
-        if not isinstance(heat, Tensor) or heat.ndim < 2 or len(heat) != b:
-            shape = tuple(heat.shape) if isinstance(heat, Tensor) else type(heat).__name__
-            raise ValueError(f"The method {method.label} gave {shape}; expected maps [b u v] for {b} samples.")
-        heat = heat.detach()
-        if absent is not None:  # the sample has no such target, which is another thing than a map of zeros
-            heat = heat.masked_fill(absent[:, position].reshape(-1, *(1,) * (heat.ndim - 1)), torch.nan)
-        heats.append(heat)
-    return torch.stack(heats, 1)
+    positions = range(forward.target_scores.score.shape[1])
+    return torch.stack([target_maps(Seen(forward, layer, position), method) for position in positions], 1)
+
+
+def target_maps(seen: Seen, method: Entry[Any]) -> Float[Tensor, "b *m"]:
+    """A method's maps for one target; NaN where a sample has no such target.
+
+    Raises:
+        ValueError: if the method gives no map [b u v].
+    """
+    heat = method.function(seen)
+    b = len(seen.image)
+    if not isinstance(heat, Tensor) or heat.ndim < 2 or len(heat) != b:
+        shape = tuple(heat.shape) if isinstance(heat, Tensor) else type(heat).__name__
+        raise ValueError(f"The method {method.label} gave {shape}; expected maps [b u v] for {b} samples.")
+    heat = heat.detach()
+    absent = seen.forward.target_scores.choice.absent
+    if absent is not None:  # the sample has no such target, which is another thing than a map of zeros
+        heat = heat.masked_fill(absent[:, seen.position].reshape(-1, *(1,) * (heat.ndim - 1)), torch.nan)
+    return heat

@@ -12,12 +12,23 @@ from lightning_cam.metrics.centre import at_centre as at_centre
 from lightning_cam.metrics.centre import centre_gaussian as centre_gaussian
 from lightning_cam.metrics.evidence import bias_share as bias_share
 from lightning_cam.metrics.evidence import on_map as on_map
+from lightning_cam.metrics.faithfulness import adcc as adcc
+from lightning_cam.metrics.faithfulness import average_drop as average_drop
+from lightning_cam.metrics.faithfulness import average_gain as average_gain
+from lightning_cam.metrics.faithfulness import coherency as coherency
+from lightning_cam.metrics.faithfulness import complexity as complexity
+from lightning_cam.metrics.faithfulness import deletion as deletion
+from lightning_cam.metrics.faithfulness import increase as increase
+from lightning_cam.metrics.faithfulness import insertion as insertion
+from lightning_cam.metrics.faithfulness import road as road
 from lightning_cam.metrics.localization import energy_inside as energy_inside
 from lightning_cam.metrics.localization import enrichment as enrichment
 from lightning_cam.metrics.localization import relevance_rank as relevance_rank
 from lightning_cam.metrics.overlap import iou as iou
 from lightning_cam.metrics.overlap import px_ap as px_ap
 from lightning_cam.metrics.pointing import pointing_game as pointing_game
+from lightning_cam.metrics.wrappers import control as control
+from lightning_cam.metrics.wrappers import every as every
 from lightning_cam.registry import METRICS
 
 find = METRICS.find

@@ -29,20 +29,27 @@ def measure(
     forward: Forward,
     layer: str,
     earlier: Callable[[int], Earlier],
-) -> Float[Tensor, "b t"]:
+    method: Callable[[Seen], Tensor] | None = None,
+) -> Float[Tensor, "b t"] | None:
     """A metric's value for each sample and target, where the maps are; NaN where it is undefined, as it is of no evidence.
 
+    None where the metric gives None, for it is not measured at this look.
+
     Args:
-        metric: ``(heat [b *m], seen) -> [b]``.
+        metric: ``(heat [b *m], seen) -> [b]``, or None.
         heat: the maps of all targets.
         forward: what they are of.
         layer: the layer they are of.
         earlier: ``(position) -> Earlier``, a target's maps at earlier looks.
+        method: how the maps were made, for metrics that ask for those of changed images.
     """
     columns = []
     for position in range(heat.shape[1]):
-        seen = Seen(forward, layer, position, earlier(position))
-        columns.append(metric.function(heat[:, position], seen).to(heat.device))
+        seen = Seen(forward, layer, position, earlier(position), method)
+        value = metric.function(heat[:, position], seen)
+        if value is None:
+            return None
+        columns.append(value.to(heat.device))
     return torch.stack(columns, 1).where(has_evidence(heat.flatten(2)), torch.nan)
 
 

@@ -161,6 +161,7 @@ class TargetList:
             lost=_side_by_side([choice.lost for choice in choices], widths, False),
             probability=_side_by_side([choice.probability for choice in choices], widths, torch.nan),
             names=_names(choices, widths),
+            log_odds=all(choice.log_odds for choice in choices),
         )
 
     def score(self, output: Any, choice: Choice) -> Float[Tensor, "b t"]:

@@ -127,7 +127,7 @@ class SignedLogit:
         else:
             positive = label.to(output.device).flatten() > 0.5
         sign = positive.to(output.dtype) * 2 - 1
-        return Choice((sign,))
+        return Choice((sign,), log_odds=True)
 
     def score(self, output: Any, choice: Choice) -> Float[Tensor, "b 1"]:
         """The signed logit."""

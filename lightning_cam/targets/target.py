@@ -29,6 +29,7 @@ class Choice:
         lost: where a sample had this target and has it no longer, such as a box that is found no more: absent, and told.
         probability: of the classes told, where the output alone does not tell it.
         names: the targets' own names, such as prompts; none where they are of classes.
+        log_odds: whether a sigmoid of each score is the probability of what is explained.
     """
 
     parts: tuple[Any, ...] = ()
@@ -41,6 +42,7 @@ class Choice:
     lost: Bool[Tensor, "b t"] | None = None
     probability: Float[Tensor, "b t"] | None = None
     names: tuple[str, ...] = ()
+    log_odds: bool = False
 
     def rows(self, samples: slice, n: int) -> "Choice":
         """The choices for a slice of the batch, or n times those for the sample that the slice holds."""

@@ -107,10 +107,10 @@ class History:
 
         now = maps(self.looks[-1])
         if not past:
-            return Earlier(now)
+            return Earlier(now, looks=self.looks[-1].place)
 
         best = next((look for look in past if look.place == self.best), None)
-        return Earlier(now, maps(past[0]), maps(past[-1]), maps(best))
+        return Earlier(now, maps(past[0]), maps(past[-1]), maps(best), self.looks[-1].place)
 
     def spread(self, columns: int) -> list[int]:
         """Positions of at most so many looks: the first, the last, and between them evenly over the run."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -96,6 +96,7 @@ def make_record(plan: MapPlan, forward: Forward, predictions: Predictions, momen
 
 def with_numbers(
     records: Sequence[Record],
+    plans: Sequence[MapPlan],
     forward: Forward,
     metrics: Sequence[Entry[Any]],
     histories: Mapping[str, History],
@@ -103,11 +104,13 @@ def with_numbers(
 ) -> list[Record]:
     """Records with each metric's value for each sample and target; one transfer to the host for all of them."""
     measured: list[dict[str, Tensor]] = []
+    method_of = {plan.tag: plan.of_target for plan in plans}
     for record in records:
         earlier = _earlier(histories.get(record.tag), record)
+        measure_by = partial(measure, method=method_of[record.tag])
         values = {}
         for metric in metrics:
-            value = attempt(f"{metric.label} of {record.tag}", measure, metric, record.heat, forward, record.layer, earlier)
+            value = attempt(f"{metric.label} of {record.tag}", measure_by, metric, record.heat, forward, record.layer, earlier)
             if value is not None:
                 values[metric.label] = value
         measured.append(values)
