@@ -106,7 +106,7 @@ def test_the_size_of_a_patch_is_found():
     assert patch_sizes(table_of(*grid(4, 4))).tolist() == [50]
     assert patch_sizes(table_of([0, 150, 200], [0, 0, 0])).tolist() == [50]
     x, y = grid(10, 10)
-    table = table_of(x + [0, 256, 512], y + [0, 0, 0], patients=["a"] * 100 + ["b"] * 3)
+    table = table_of([*x, 0, 256, 512], [*y, 0, 0, 0], patients=["a"] * 100 + ["b"] * 3)
     assert patch_sizes(table).tolist() == [50, 256]
     assert patch_sizes(table_of([0, 50, 9], [0, 0, 9], patients=["a", "a", "b"])).tolist() == [50, 50]
     assert patch_sizes(table_of([3], [7])).tolist() == [1]

@@ -11,6 +11,20 @@ GOOD = {"patient_id": ["11", "3", "11"], "x": [1, 51, 101], "y": [1, 1, 51], "ta
 TEXT = "patient_id,x,y,target,probability\n11,1,1,0,.25\n3,51,1,1,0.5\n11,101,51,,1\n"
 
 
+class Frame:
+    """What is used of a data frame: it goes through something else than its names by itself."""
+
+    def __init__(self, columns):
+        self.columns = list(columns)
+        self.cells = columns
+
+    def __iter__(self):
+        raise AssertionError("its names are in columns")
+
+    def __getitem__(self, name):
+        return self.cells[name]
+
+
 def written(folder, text, **options):
     path = folder / "patches.csv"
     path.write_text(text, **({"encoding": "utf-8"} | options))
@@ -29,6 +43,12 @@ def test_tensors_and_data_frames_are_tables_too():
     tensors = {name: torch.tensor(values) for name, values in GOOD.items() if name != "patient_id"}
     table = PatchTable.of({**tensors, "patient_id": torch.tensor([11, 3, 11])})
     assert table.patients == ("3", "11") and table.x.tolist() == [1, 51, 101]
+    assert PatchTable.of(Frame(GOOD)).target.tolist() == [0, 1, 1]
+    with pytest.raises(ValueError, match="Did you mean 'target'"):
+        PatchTable.of(Frame(GOOD), Columns(target="targets"))
+
+
+def test_a_data_frame_of_pandas_is_a_table():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(GOOD).iloc[::-1]
     assert PatchTable.of(frame).target.tolist() == [1, 1, 0]
@@ -41,9 +61,14 @@ def test_a_csv_file_is_read_as_it_is(tmp_path):
     assert table.target[:2].tolist() == [0, 1] and math.isnan(table.target[2])
 
 
-@pytest.mark.parametrize(
-    "change", [lambda t: t.replace(",", ";"), lambda t: t.replace(",", "\t"), lambda t: t.replace("\n", "\r\n\r\n")]
-)
+CHANGES = [
+    lambda text: text.replace(",", ";"),
+    lambda text: text.replace(",", "\t"),
+    lambda text: text.replace("\n", "\r\n\r\n"),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_other_separators_and_empty_lines_are_read(change, tmp_path):
     assert read_csv(written(tmp_path, change(TEXT))).x.tolist() == [1, 51, 101]
 
@@ -75,7 +100,7 @@ HEAD = "patient_id,x,y,target,probability\n"
         (HEAD + "1,0,0,1,-3.5\n", "line 2: probability is -3.5; expected a probability, 0 to 1"),
         (
             HEAD + "1,0,0,1,.5\n\n2,0,0,1,.5\n1,0,0,0,.5\n",
-            "line 5: patient '1' has a patch at (0, 0) already, patches.csv, line 2.",
+            "line 5: patient '1' has a patch at (0, 0) already",
         ),
         (HEAD + "1,0,0,1\n", "line 2: 4 cells; the header has 5"),
         (HEAD + ",0,0,1,.5\n", "line 2: patient_id is empty; expected whose patch it is"),
@@ -89,7 +114,7 @@ def test_what_is_no_table_is_refused_with_its_line(text, words, tmp_path):
 
 def test_the_way_out_of_a_refusal_works(tmp_path):
     text = "patient,x,y,target\n1,0,0,1\n1,50,0,2\n"
-    with pytest.raises(ValueError, match="Columns\\(patient=...\\), on the command line --patient"):
+    with pytest.raises(ValueError, match=r"Columns\(patient=\.\.\.\), on the command line --patient"):
         read_csv(written(tmp_path, text))
     with pytest.raises(ValueError, match="name the one that counts as 1: positive=1"):
         read_csv(written(tmp_path, text), Columns(patient="patient"))
@@ -110,8 +135,6 @@ def test_a_file_that_is_no_text_and_columns_that_differ_in_length_are_refused(tm
 def test_names_of_files_tell_the_place():
     assert PatchName.of("a/b/03_idx5_x101_y151_class0.png") == ("03", 101, 151, 0)
     assert PatchName.of("slide_7_x-5_y10.tif") == ("slide_7", -5, 10, -1)
-    with pytest.raises(
-        ValueError, match=r"'cat.png' tells no place; expected a name such as '8863_idx5_x151_y1251_class1.png'"
-    ):
+    with pytest.raises(ValueError, match=r"'cat.png' tells no place; .* as '8863_idx5_x151_y1251_class1.png'"):
         PatchName.of("dogs/cat.png")
     assert PatchName.of("8863_idx5_x151_y1251_class1.png").patient == "8863"
