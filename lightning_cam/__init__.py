@@ -3,9 +3,11 @@
 from lightning_cam import figures as figures
 from lightning_cam import methods as methods
 from lightning_cam import metrics as metrics
+from lightning_cam import patches as patches
 from lightning_cam import sinks as sinks
 from lightning_cam import targets as targets
 from lightning_cam.callback import CAMCallback as CAMCallback
+from lightning_cam.callbacks.patch_map import PatchMap as PatchMap
 from lightning_cam.capture.seen import Seen as Seen
 from lightning_cam.data.annotations import Annotations as Annotations
 from lightning_cam.data.batch import Batch as Batch

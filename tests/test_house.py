@@ -15,7 +15,8 @@ ARROWS = {
     "metrics": {"capture"},
     "data": {"model"},
     "render": set(),
-    "figures": {"render", "data"},
+    "patches": set(),
+    "figures": {"render", "data", "patches"},
     "sinks": {"render"},
     "concepts": {"capture", "data", "figures", "model", "render"},
     "explanation": {"data", "figures", "render"},
@@ -23,7 +24,8 @@ ARROWS = {
     "training": {"capture", "concepts", "data", "figures", "methods", "metrics", "render", "sinks"},
     "watcher": {"capture", "concepts", "data", "figures", "methods", "metrics", "model", "render", "targets", "training"},
     "callback": {"watcher", "data", "model", "render", "training"},
-    "cli": {"capture", "data", "explain", "explanation", "figures", "methods", "model", "render"},
+    "callbacks": {"data", "figures", "metrics", "model", "patches", "render", "training"},
+    "cli": {"capture", "data", "explain", "explanation", "figures", "methods", "model", "patches", "render"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

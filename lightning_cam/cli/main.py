@@ -1,4 +1,4 @@
-"""The command line: what ``lightning-cam explain``, ``methods`` and ``layers`` do."""
+"""The command line: what ``lightning-cam explain``, ``methods`` and ``layers`` do; ``patches`` has its own file."""
 
 import argparse
 import sys
@@ -15,6 +15,7 @@ from lightning_cam.cli.figure import SIDE, FigureWords, figure, heat, overlay
 from lightning_cam.cli.image_file import Preparation, blank, open_image
 from lightning_cam.cli.models import load_model
 from lightning_cam.cli.options import build_parser
+from lightning_cam.cli.patches import draw_patches
 from lightning_cam.data.class_names import class_index, class_name, read_class_names
 from lightning_cam.explain import explain
 from lightning_cam.explanation import Explanation
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = str(Path.cwd())
     if folder not in sys.path:  # an installed command does not import from where it is called
         sys.path.insert(0, folder)
-    commands = {"explain": _explain, "methods": _methods, "layers": _layers}
+    commands = {"explain": _explain, "methods": _methods, "layers": _layers, "patches": draw_patches}
     try:
         commands[args.command](args)
     except (ValueError, OSError) as error:

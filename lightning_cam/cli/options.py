@@ -1,13 +1,12 @@
-"""The options of the commands, their help, and how their values are read."""
+"""The options of the commands, and their help."""
 
 import argparse
-import json
 from typing import Any
-
-import torch
 
 from lightning_cam import __version__
 from lightning_cam.cli.image_file import MEAN, STD
+from lightning_cam.cli.patches import add_patches
+from lightning_cam.cli.values import Help, device, key, pair, positive
 from lightning_cam.render.style import Style
 
 _EXAMPLE = """example:
@@ -34,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_explain(commands)
     commands.add_parser("methods", help="list the methods", description="List the methods.")
     _add_layers(commands)
+    add_patches(commands)
     return parser
 
 
@@ -43,7 +43,7 @@ def _add_explain(commands: Any) -> None:
         help="explain one picture: rank its classes, draw where one of them is seen",
         description="Explain one picture: rank its classes, draw where one of them is seen.",
         epilog=_EXAMPLE,
-        formatter_class=_Help,
+        formatter_class=Help,
     )
     model = command.add_argument_group("what is looked at")
     model.add_argument(
@@ -63,13 +63,13 @@ def _add_layers(commands: Any) -> None:
         "layers",
         help="list the layers of a model that return a map, with their shapes",
         description="List the layers of a model that return a map, with their shapes.",
-        formatter_class=_Help,
+        formatter_class=Help,
     )
     model = command.add_argument_group("what is looked at")
     _add_model(model)
     model.add_argument(
         "--size",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="the side of the input in pixels (default: 224)",
     )
@@ -104,7 +104,7 @@ def _add_output(group: Any) -> None:
     )
     group.add_argument(
         "--output",
-        type=_key,
+        type=key,
         metavar="KEY",
         help="where the logits are in the model's output",
     )
@@ -124,7 +124,7 @@ def _add_explanation(group: Any) -> None:
     )
     group.add_argument(
         "--option",
-        type=_pair,
+        type=pair,
         action="append",
         metavar="KEY=VALUE",
         help="of the method, as channels=[3,5]; may be repeated",
@@ -142,7 +142,7 @@ def _add_explanation(group: Any) -> None:
     _add_output(group)
     group.add_argument(
         "--device",
-        type=_device,
+        type=device,
         default="cpu",
         help="cpu, cuda, cuda:1, mps (default: cpu)",
     )
@@ -151,13 +151,13 @@ def _add_explanation(group: Any) -> None:
 def _add_preparation(group: Any) -> None:
     group.add_argument(
         "--size",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="side of the square cut from the middle (default: 224)",
     )
     group.add_argument(
         "--resize",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="shorter side before that (default: 256, or 8/7 of --size)",
     )
@@ -175,7 +175,7 @@ def _add_preparation(group: Any) -> None:
 def _add_result(group: Any) -> None:
     group.add_argument(
         "--top-k",
-        type=_positive,
+        type=positive,
         default=5,
         metavar="K",
         help="how many classes are printed (default: 5)",
@@ -205,40 +205,3 @@ def _add_result(group: Any) -> None:
         metavar="FILE",
         help="a TrueType file, for class names beyond Latin letters",
     )
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Options beside their help, the example as it is written."""
-
-    def __init__(self, prog: str) -> None:
-        # a width of its own, or argparse would fold the lines by the terminal's
-        super().__init__(prog, max_help_position=26, width=110)
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
-    try:
-        return key, json.loads(value)
-    except ValueError:  # no JSON: a word, as in method=grad_cam
-        return key, value
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
-    return int(text)
-
-
-def _key(text: str) -> str | int:
-    if text.removeprefix("-").isdecimal():
-        return int(text)
-    return text
-
-
-def _device(text: str) -> torch.device:
-    try:
-        return torch.device(text)
-    except RuntimeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no device; expected cpu, cuda, cuda:1 or mps") from error

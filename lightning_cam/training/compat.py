@@ -42,6 +42,11 @@ def is_fitting(trainer: Any) -> bool:
     return bool(trainer.state.fn.name == "FITTING")
 
 
+def is_redirected(module: Any) -> bool:
+    """Whether a call of the module is its step, as a strategy that wraps it (DDP, FSDP) runs that, and not its forward."""
+    return getattr(vars(module).get("forward"), "__name__", "") == "wrapped_forward"
+
+
 def stage_loaders(trainer: Any) -> tuple[Any, str]:
     """The loaders whose samples are watched, and the name of their stage; validation's, unless there is none."""
     if trainer.testing:

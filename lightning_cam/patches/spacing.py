@@ -1,0 +1,94 @@
+"""How large a patch is, told by the places alone. n patches, p patients."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lightning_cam.patches.order import lexsort
+from lightning_cam.patches.table import PatchTable
+
+_RARE = 0.02  # of a patient's spacings: smaller ones may be slips of a few patches
+_SPARSE = 1.5  # spacings this many times the mean one are chance: no two patches stand side by side
+
+
+def patch_sizes(table: PatchTable, given: int | float | None = None) -> Float[Tensor, "p"]:
+    """The side of each patient's patches, in the units of x and y.
+
+    It is the smallest usual distance between neighbours in a row or column; where patches lie in none, the side of a square
+    that as many of them would need to fill the patient's area; of a patient with a single patch, the smallest of the others.
+
+    Args:
+        table: the patches.
+        given: the side, if it is known.
+
+    Raises:
+        ValueError: for a side that is not above 0.
+
+    Example:
+        >>> columns = {"patient_id": [1, 1, 1], "x": [0, 50, 200], "y": [0, 0, 0], "target": [0, 1, 0]}
+        >>> patch_sizes(PatchTable.of(columns))
+        tensor([50.])
+    """
+    patients = len(table.patients)
+    check_size(given)
+    if given is not None:
+        return table.x.new_full((patients,), given)
+    patient_x, gap_x = _gaps(table.patient, table.y, table.x)
+    patient_y, gap_y = _gaps(table.patient, table.x, table.y)
+    spacing = _usual(torch.cat([patient_x, patient_y]), torch.cat([gap_x, gap_y]), patients)
+    spacing = _at_most_mean(table, spacing)
+    smallest = spacing.nan_to_num(torch.inf).amin()
+    if not bool(smallest.isfinite()):
+        # one patch a patient: any size is right
+        return torch.ones_like(spacing)
+    return spacing.where(spacing.isfinite(), smallest)
+
+
+def check_size(given: int | float | None) -> None:
+    """Refuse what is no side of a patch.
+
+    Raises:
+        ValueError: for a side that is not above 0.
+    """
+    if given is not None and not (given > 0 and math.isfinite(given)):
+        raise ValueError(f"patch_size={given!r}: expected the side of a patch in the units of x and y, above 0.")
+
+
+def _gaps(
+    patient: Int[Tensor, "n"], line: Float[Tensor, "n"], along: Float[Tensor, "n"]
+) -> tuple[Int[Tensor, "m"], Float[Tensor, "m"]]:
+    """Distances between neighbours in a line of the same patient, and whose they are."""
+    order = lexsort(patient, line, along)
+    same = (patient[order].diff() == 0) & (line[order].diff() == 0)
+    gap = along[order].diff()
+    same = same & (gap > 0)
+    return patient[order][1:][same], gap[same]
+
+
+def _usual(patient: Int[Tensor, "m"], gap: Float[Tensor, "m"], patients: int) -> Float[Tensor, "p"]:
+    """The smallest distance of each patient but for rare ones; NaN where there is none."""
+    order = lexsort(patient, gap)
+    count = torch.zeros(patients, dtype=torch.long, device=gap.device)
+    count = count.index_put((patient,), torch.ones_like(patient), accumulate=True)
+    first = count.cumsum(0) - count
+    position = first + (_RARE * count).long()
+    # a patient without any asks for the row behind the last
+    padded = torch.cat([gap[order], gap.new_full((1,), torch.nan)])
+    return padded[position].masked_fill(count == 0, torch.nan)
+
+
+def _at_most_mean(table: PatchTable, spacing: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
+    """The mean distance, in place of distances that are none between neighbours."""
+    patients = len(table.patients)
+    empty = spacing.new_zeros(patients)
+    sides = []
+    for values in (table.x, table.y):
+        low = empty.scatter_reduce(0, table.patient, values, "amin", include_self=False)
+        high = empty.scatter_reduce(0, table.patient, values, "amax", include_self=False)
+        sides.append(high - low + spacing.nan_to_num(0))
+    count = empty.index_put((table.patient,), torch.ones_like(table.x), accumulate=True)
+    mean = (sides[0] * sides[1] / count).sqrt()
+    mean = mean.where(mean > 0, spacing)
+    return mean.where(spacing.isnan() | (spacing > _SPARSE * mean), spacing)
