@@ -20,8 +20,9 @@ ARROWS = {
     "concepts": {"capture", "data", "figures", "model", "render"},
     "explanation": {"data", "figures", "render"},
     "explain": {"capture", "data", "explanation", "methods", "model", "targets"},
-    "training": {"capture", "concepts", "data", "figures", "methods", "metrics", "render", "sinks"},
-    "watcher": {"capture", "concepts", "data", "figures", "methods", "metrics", "model", "render", "targets", "training"},
+    "records": {"data", "render"},
+    "training": {"capture", "concepts", "data", "figures", "methods", "metrics", "records", "render", "sinks", "targets"},
+    "watcher": {"capture", "concepts", "data", "figures", "methods", "metrics", "model", "render", "training"},
     "callback": {"watcher", "data", "model", "render", "training"},
     "cli": {"capture", "data", "explain", "explanation", "figures", "methods", "model", "render"},
 }

@@ -5,12 +5,14 @@ b batch, c channels, h w image, n boxes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from lightning_cam.data.axes import parse_axes
+from lightning_cam.data.fingerprints import fingerprints
 from lightning_cam.model.call import Inputs
 from lightning_cam.registry import did_you_mean
 
@@ -126,6 +128,11 @@ class FixedBatch:
         if self.picture is None:
             return self.images
         return self.picture
+
+    @cached_property
+    def fingerprints(self) -> tuple[str, ...]:
+        """A hash of each sample's values; taken once, as it is taken on the host."""
+        return fingerprints(self.images)
 
     def __len__(self) -> int:
         return len(self.images)
