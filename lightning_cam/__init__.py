@@ -4,6 +4,7 @@ from lightning_cam import figures as figures
 from lightning_cam import methods as methods
 from lightning_cam import metrics as metrics
 from lightning_cam import patches as patches
+from lightning_cam import records as records
 from lightning_cam import sinks as sinks
 from lightning_cam import targets as targets
 from lightning_cam.callback import CAMCallback as CAMCallback

@@ -25,7 +25,7 @@ class CAMCallback(Callback):
     """Log where the model looks on the same samples, before training and at every validation epoch end.
 
     Training with and without it is bit-identical. A mistake in these options raises at the first look, before the first
-    optimizer step; what fails later is one warning a cause.
+    optimizer step; what fails later is one warning a cause. ``lightning_cam.records.read(log_dir)`` gives every look back.
 
     Args:
         layer: dotted name of the layer, or several; by default the last module that returns a map.
@@ -160,9 +160,9 @@ class CAMCallback(Callback):
 
     def _prepare(self, trainer: Any, module: Any) -> None:
         """Find out where the samples come from, unless they are pinned."""
-        watcher = self.watcher
-        if watcher.batch is None:
-            self.samples.prepare(trainer, module, lambda: image_form(find_model(module, self.model)), len(watcher.fingerprints))
+        if self.watcher.batch is None:
+            most = len(self.watcher.memory.fingerprints)
+            self.samples.prepare(trainer, module, lambda: image_form(find_model(module, self.model)), most)
 
     # one look
 
@@ -190,7 +190,7 @@ class CAMCallback(Callback):
             return
         self.samples.release()
         if numbers is not None:
-            self.watcher.looked = True
+            self.watcher.memory.looked = True
             self._log(trainer, numbers, moment)
         elif not self.watcher.looked or self.watcher.notices.on_error == "raise":
             raise error or RuntimeError(f"CAMCallback failed on the first process: {failure}")
@@ -227,10 +227,7 @@ class CAMCallback(Callback):
     @property
     def state_key(self) -> str:
         """One state a layer, method and tag."""
-        watcher = self.watcher
-        fused = [watcher.fusion.label] if watcher.fusion else []
-        methods = [method.label for method in watcher.methods]
-        return state_key(self, layer=watcher.layers + fused, method=methods, tag=watcher.tag)
+        return state_key(self, self.watcher)
 
     def state_dict(self) -> dict[str, Any]:
         """The maps of the run so far, so that a resumed run keeps its baseline and filmstrip."""
@@ -241,10 +238,11 @@ class CAMCallback(Callback):
         self.watcher.load_state_dict(state_dict)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Let go of everything on the device."""
+        """Draw what is still to be drawn, and let go of everything on the device."""
         self.samples.release()
-        self.watcher.release()
+        self.watcher.close(trainer.loggers)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Let go of everything on the device."""
-        self.teardown(trainer, pl_module, "")
+        """The same; its own failure must not stand in front of the exception."""
+        with suppress(Exception):
+            self.teardown(trainer, pl_module, "")

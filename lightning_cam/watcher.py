@@ -21,11 +21,8 @@ from lightning_cam.no_trace import isolated_rng, no_trace
 from lightning_cam.record import Moment, Record
 from lightning_cam.registry import METHODS, METRICS
 from lightning_cam.render.style import Style
-from lightning_cam.targets import state
-from lightning_cam.targets.adapters import find
-from lightning_cam.training.concept_tracker import ConceptTracker
-from lightning_cam.training.fingerprints import Fingerprints
 from lightning_cam.training.history import History
+from lightning_cam.training.memory import Memory
 from lightning_cam.training.notices import Notices, warn_of_clipping
 from lightning_cam.training.publisher import Publisher
 from lightning_cam.training.records import LookResult, logged_numbers, make_records, with_evidence, with_numbers
@@ -97,13 +94,12 @@ class Watcher:
         self.layers = [] if layer is None else _listed(layer)
         self.fusion = find_fusion(fuse, self.layers)
         self.methods = [METHODS.find(spec) for spec in _listed(method)]
-        self.target_spec, self.target = target, find(target)
+        self.target_spec = target
+        self.memory = Memory(target, concepts)
         self.metrics = None if metrics is None else [METRICS.find(spec) for spec in _listed(metrics)]
-        self.concepts = ConceptTracker(concepts)
         self.loggers, self.folder = list(loggers), Path(folder)
         self.context: Context = nullcontext
         self.observers: list[Callable[[LookResult], Any]] = []
-        self.publisher = Publisher(self.notices)
         self.data, self.batch_options = data, Batch.of(batch)
         self.load: Callable[[], FixedBatch] | None = None  # in place of data, by who has samples of another kind
         self.restart()
@@ -112,36 +108,41 @@ class Watcher:
 
     def restart(self) -> None:
         """Begin anew, as for a new run."""
-        self.history: dict[str, History] = {}
-        self.target = state.anew(self.target)
-        self.concepts.load_state_dict({})
-        self.fingerprints = Fingerprints()
-        self.looked = False
+        self.memory.restart()
+        self.publisher = Publisher(self.notices)
         self.release()
+
+    def close(self, loggers: Iterable[Any] | None = None) -> None:
+        """End the run: draw the filmstrips that are still due, and let go of everything on the device."""
+        try:
+            self.publisher.finish(self.loggers if loggers is None else loggers)
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Let go of everything on the device; the samples are loaded anew at the next look."""
+        self.publisher.deferred.clear()
         self.batch: FixedBatch | None = None
         self.call: ModelCall | None = None
         self.layer_names: list[str] = []
 
     def state_dict(self) -> dict[str, Any]:
         """The maps of the run so far, and what targets and concepts keep: plain values and CPU tensors."""
-        states: dict[str, Any] = {tag: history.state_dict() for tag, history in self.history.items()}
-        return states | state.state(self.target) | self.concepts.state_dict() | self.fingerprints.state_dict()
+        return self.memory.state_dict()
 
     def load_state_dict(self, states: Mapping[str, Any]) -> None:
         """Take up the run that a checkpoint holds."""
-        self.history = {tag: History.of(maps) for tag, maps in states.items() if "/" in tag}
-        state.load(self.target, states)
-        self.concepts.load_state_dict(states)
-        self.fingerprints = Fingerprints.of(states)
+        self.memory.load_state_dict(states)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "target": None}  # what a target's name stands for cannot always be pickled
+    @property
+    def history(self) -> Mapping[str, History]:
+        """The maps of the run so far, by ``<layer>/<method>``."""
+        return self.memory.history
 
-    def __setstate__(self, attributes: dict[str, Any]) -> None:
-        self.__dict__ |= attributes | {"target": find(attributes["target_spec"])}
+    @property
+    def looked(self) -> bool:
+        """Whether a look came off, so that what fails from here on ends no run."""
+        return self.memory.looked
 
     # one look
 
@@ -162,7 +163,7 @@ class Watcher:
             return []
         records, numbers = look
         self.publisher.log_numbers(self.loggers, numbers, step)
-        self.looked = True
+        self.memory.looked = True
         return records
 
     def look_at(self, moment: Moment, tag: str) -> tuple[Sequence[Record], dict[str, float]]:
@@ -176,10 +177,7 @@ class Watcher:
     def compute(self, moment: Moment) -> LookResult:
         """The first half: when it returns, every hook is out and every state put back."""
         batch = self._fixed_batch(moment.fitting)
-        target, histories = self.target, self.history
-        # validate and test look at what may be other samples, and must not move what the run is compared with
-        if not moment.fitting:
-            target, histories = state.anew(self.target), {}
+        target, histories = self.memory.of(moment)
         with no_trace(self.owner or self._model), self._open_session(batch) as session:
             forward = session.forward(batch.images, target, batch.labels, batch.regions)
             self._remember(session, forward)
@@ -188,7 +186,7 @@ class Watcher:
             records = make_records(plans, forward, moment, histories, self.attempt)
             records = with_numbers(records, plans, forward, metrics, histories, self.attempt)
             records = with_evidence(records, forward, self.notices)
-            concepts = self.concepts.follow_all(forward, self.layer_names, moment, self.attempt)
+            concepts = self.memory.concepts.follow_all(forward, self.layer_names, moment, self.attempt)
         result = LookResult(moment, batch, records, concepts)
         for observer in self.observers:
             observer(result)
@@ -220,7 +218,7 @@ class Watcher:
             self.call = ModelCall(self.forward, self.batch.inputs, self.batch.picture)
             warn_of_clipping(self.batch, self.style, self.notices)
             if fitting:
-                self.fingerprints.follow(self.batch.images, self.notices)
+                self.memory.follow_samples(self.batch, self.notices)
         return self.batch
 
     def _open_session(self, batch: FixedBatch) -> AbstractContextManager[Session]:

@@ -174,7 +174,8 @@ def events(folder: Path) -> Iterator[tuple[str, Any]]:
     for file in sorted(folder.rglob("events.out.tfevents*")):
         for event in LegacyEventFileLoader(str(file)).Load():
             for value in event.summary.value:
-                if not value.tag.startswith("_hparams"):
+                is_record = value.metadata.plugin_data.plugin_name == "lightning_cam"  # it names its session
+                if not value.tag.startswith("_hparams") and not is_record:
                     name = f"fit/event {value.tag} at {event.step}"
                     yield (name, value.image.encoded_image_string) if value.HasField("image") else (name, value.simple_value)
                     yield f"{name}, description", value.metadata.summary_description

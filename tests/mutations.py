@@ -399,13 +399,13 @@ RUN = [
     Mutation("errors kept in at the first look", "training/notices.py", 'if first or self.on_error == "raise":', 'if self.on_error == "raise":', "test_watcher.py promises/test_records.py"),
     Mutation("randomness of trackers: pictures", "watcher.py", "with isolated_rng():  # a tracker", "with nullcontext():  # a tracker", "promises/test_records.py promises/test_plain_loop.py -k draw"),
     Mutation("randomness of trackers: numbers", "training/publisher.py", "with isolated_rng():  # a tracker", "if True:  # a tracker", "promises/test_records.py promises/test_plain_loop.py -k draw"),
-    Mutation("a Watcher's state: the maps forgotten", "watcher.py", 'self.history = {tag: History.of(maps) for tag, maps in states.items() if "/" in tag}', "pass", "test_watcher_run.py -k resumed"),
-    Mutation("a Watcher's state: the target's forgotten", "watcher.py", "state.load(self.target, states)", "pass", "test_watcher_run.py -k resumed"),
-    Mutation("a Watcher's state: concepts forgotten", "watcher.py", "self.concepts.load_state_dict(states)", "pass", "test_watcher_run.py -k resumed"),
-    Mutation("a Watcher's state: fingerprints forgotten", "watcher.py", "self.fingerprints = Fingerprints.of(states)", "pass", "training/test_fingerprints.py -k another_batch"),
-    Mutation("fingerprints of a test's samples", "watcher.py", "            if fitting:\n", "            if True:\n", "training/test_fingerprints.py -k no_matter"),
-    Mutation("fingerprints: the first sample's for all", "training/fingerprints.py", "hashlib.blake2b(row.numpy()", "hashlib.blake2b(rows[0].numpy()", "training/test_fingerprints.py"),
-    Mutation("fingerprints: the old ones stay", "training/fingerprints.py", "self.digests = digests\n        if", "if", "training/test_fingerprints.py"),
+    Mutation("a Watcher's state: the maps forgotten", "training/memory.py", 'self.history = {tag: History.of(maps) for tag, maps in states.items() if "/" in tag}', "pass", "test_watcher_run.py -k resumed"),
+    Mutation("a Watcher's state: the target's forgotten", "training/memory.py", "state.load(self.target, states)", "pass", "test_watcher_run.py -k resumed"),
+    Mutation("a Watcher's state: concepts forgotten", "training/memory.py", "self.concepts.load_state_dict(states)", "pass", "test_watcher_run.py -k resumed"),
+    Mutation("a Watcher's state: fingerprints forgotten", "training/memory.py", "self.fingerprints = tuple(states.get(_SAMPLES, ()))", "pass", "training/test_memory.py -k another_batch"),
+    Mutation("fingerprints of a test's samples", "watcher.py", "            if fitting:\n", "            if True:\n", "training/test_memory.py -k no_matter"),
+    Mutation("fingerprints: the first sample's for all", "data/fingerprints.py", "digest(row.numpy())", "digest(rows[0].numpy())", "data/test_fingerprints.py"),
+    Mutation("fingerprints: the old ones stay", "training/memory.py", "self.fingerprints = batch.fingerprints\n        if", "if", "training/test_memory.py"),
     Mutation("a batch pulled out of the user's own loader", "training/samples.py", "self.passing = self.taken = PassingSamples(chosen, self.options, form, wanted)", "self.passing = self.taken = PassingSamples(chosen, self.options, form, wanted)\n        self.take(trainer, next(iter(chosen.loader)), chosen.position)", "promises/test_no_trace.py -k order_of_batches"),
     Mutation("samples passing by: not copied", "data/passing.py", "return batch.detach().clone()", "return batch", "data/test_passing.py training/test_samples.py -k memory or writes"),
     Mutation("samples passing by: more than asked for", "data/passing.py", "samples.first(self.wanted - self.count)", "samples", "data/test_passing.py"),
@@ -414,8 +414,8 @@ RUN = [
     Mutation("samples passing by: a training batch for the validation's", "callback.py", "self.samples.close()", "pass", "training/test_samples.py -k sanity_check"),
     Mutation("samples passing by: no baseline before the first training step", "callback.py", "            self.samples.take(trainer, batch)\n            self._look_before_training(trainer, pl_module)", "            self.samples.take(trainer, batch)", "training/test_samples.py -k before_its_step"),
     Mutation("samples passing by: more than the run began with", "training/samples.py", "if most and is_fitting(trainer):", "if False:", "promises/test_resume.py -k fewer_samples"),
-    Mutation("a Watcher restarted goes on", "watcher.py", "self.history: dict[str, History] = {}", 'self.history: dict[str, History] = getattr(self, "history", {})', "test_watcher_run.py -k restarted"),
-    Mutation("looks outside a fit join the run", "watcher.py", "        if not moment.fitting:\n            target, histories", "        if False:\n            target, histories", "metrics/test_contract.py -k outside"),
+    Mutation("a Watcher restarted goes on", "training/memory.py", "self.history: dict[str, History] = {}", 'self.history: dict[str, History] = getattr(self, "history", {})', "test_watcher_run.py -k restarted"),
+    Mutation("looks outside a fit join the run", "training/memory.py", "        if moment.fitting:\n", "        if True:\n", "metrics/test_contract.py -k outside"),
 ]  # fmt: skip
 
 PATCHES = [
@@ -458,3 +458,27 @@ PATCHES = [
 ]  # fmt: skip
 
 MUTATIONS = [*METHODS, *TARGETS, *ENGINE, *RUN, *SHOWN, *PATCHES]
+RECORDS = [
+    Mutation("record: half the steps", "records/maps.py", "{torch.int8: 126, torch.int16: 32766}", "{torch.int8: 63, torch.int16: 16383}", "records/test_maps.py"),
+    Mutation("record: infinity without its sign", "records/maps.py", ".copysign(codes)", "", "records/test_maps.py"),
+    Mutation("record: large maps as they are", "records/maps.py", "heat = condense(heat.flatten(0, 1), MOST_CELLS).unflatten(0, heat.shape[:2])", "pass", "records/test_maps.py -k averaged"),
+    Mutation("record: no checksum", "records/layout.py", "if len(blobs) < 3 or _checksum(blobs[:-1]) != blobs[-1]:", "if len(blobs) < 3:", "records/test_layout.py -k changed"),
+    Mutation("record: a stream unrolled whatever its size", "records/layout.py", "stream.decompress(data, size + 1)", "stream.decompress(data)", "records/test_layout.py -k unrolled"),
+    Mutation("record: sizes believed", "records/layout.py", "if size > _RATIO * len(data):", "if False:", "records/test_layout.py -k hostile"),
+    Mutation("record: any version read", "records/layout.py", "if version != VERSION:", "if False:", "records/test_layout.py -k another_version"),
+    Mutation("record: what is cut short read", "records/event_file.py", "if length + _CHECKSUM > size - file.tell():", "if False:", "records/test_reader.py -k cut_at"),
+    Mutation("record: a length believed", "records/event_file.py", "if masked_crc32c(head[:8]) != checksum:", "if False:", "records/test_reader.py -k length"),
+    Mutation("record: copies of a look", "records/reader.py", "looks.setdefault((content.session, content.number), content)", "looks[content.session, len(looks)] = content", "records/test_reader.py -k two_loggers"),
+    Mutation("record: left in a queue", "records/writer.py", "            place.writer.flush()\n", "", "records/test_reader.py -k being_written"),
+    Mutation("record: written on behind half an event", "records/writer.py", "del self._files[place.folder]", "pass", "records/test_writer.py -k full_disk"),
+    Mutation("record: the samples at every look", "records/writer.py", "if (place.folder, samples) not in self._written:", "if True:", "records/test_writer.py -k once"),
+    Mutation("record: a tag that is no text", "records/writer.py", 'tag.encode("utf-8", "backslashreplace").decode()', "tag", "records/test_reader.py -k only_names"),
+    Mutation("record: no new session for a new run", "watcher.py", "        self.memory.restart()\n        self.publisher = Publisher(self.notices)", '        self.memory.restart()\n        self.publisher = getattr(self, "publisher", None) or Publisher(self.notices)', "promises/test_run_record.py -k second_fit"),
+    Mutation("a full disk: a warning a place", "training/notices.py", 'cause = f"{what} OSError"', "pass", "promises/test_faults.py -k disk"),
+    Mutation("filmstrip: drawn at every look", "training/reporter.py", "if place < _EARLY or place % _EVERY == 0:", "if True:", "promises/test_run_record.py -k fifth"),
+    Mutation("filmstrip: not drawn at the end", "callback.py", "self.watcher.close(trainer.loggers)", "self.watcher.release()", "promises/test_run_record.py -k fifth or exception"),
+    Mutation("filmstrip: an old one drawn over a newer", "training/publisher.py", "        self.deferred.pop(tag, None)\n", "", "promises/test_run_record.py -k plain_loop_closes"),
+    Mutation("filmstrip: in front of the exception", "callback.py", "with suppress(Exception):\n            self.teardown", "with nullcontext():\n            self.teardown", "promises/test_run_record.py -k stand_in_front"),
+]  # fmt: skip
+
+MUTATIONS = [*METHODS, *TARGETS, *ENGINE, *RUN, *RECORDS, *SHOWN]

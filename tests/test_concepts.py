@@ -195,7 +195,7 @@ def test_the_callback_draws_the_concepts_of_its_batch(tmp_path):
     assert {layer: tuple(vectors.shape) for layer, vectors in kept.items()} == {"trunk.0": (2, 4), "relu": (2, 5)}
     other = cam(["trunk.0", "relu"], concepts=2)
     other.load_state_dict(one.state_dict())
-    assert torch.equal(other.watcher.concepts.vectors["relu"], kept["relu"])
+    assert torch.equal(other.watcher.memory.concepts.vectors["relu"], kept["relu"])
     assert "concepts" not in cam().state_dict()
 
 

@@ -28,7 +28,9 @@ def test_without_a_logger_pictures_are_files_below_the_folder(tmp_path):
     watching = watcher(plain_net(), tmp_path, batch(2), tag="gaze")
     watching.look(0)
     watching.look(7)
+    (record,) = tmp_path.glob("*.lightning_cam")
     assert files(tmp_path) == [
+        record.name,
         "gaze/relu/grad_cam/filmstrip.jpg",
         "gaze/relu/grad_cam/step_000000.jpg",
         "gaze/relu/grad_cam/step_000000/sample_0_grad_cam.jpg",
@@ -142,7 +144,7 @@ def test_restarted_it_begins_anew(tmp_path):
     watching.look(0)
     watching.restart()
     assert (watching.history, watching.state_dict()["concepts"], watching.looked) == ({}, {}, False)
-    assert watching.target.reference is None
+    assert watching.memory.target.reference is None
     (record,) = watching.look(9)
     assert record.moment.baseline
     assert watching.history[WHERE].titles == ["9"]

@@ -5,6 +5,7 @@ b batch, c channels, h w image, n boxes.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from jaxtyping import Bool, Shaped
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from lightning_cam.data.annotations import Annotations
 from lightning_cam.data.axes import parse_axes
+from lightning_cam.data.fingerprints import fingerprints
 from lightning_cam.model.call import Inputs
 from lightning_cam.registry import did_you_mean
 
@@ -146,6 +148,11 @@ class FixedBatch:
         if self.picture is None:
             return self.images
         return self.picture
+
+    @cached_property
+    def fingerprints(self) -> tuple[str, ...]:
+        """A hash of each sample's values; taken once, as it is taken on the host."""
+        return fingerprints(self.images)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -25,9 +25,11 @@ else:
     Callback = type("Callback", tuple(_callback_classes()), {"__module__": __name__})
 
 
-def state_key(callback: Any, **parts: Any) -> str:
-    """The name under which a checkpoint holds a callback's state."""
-    key: str = callback._generate_state_key(**parts)
+def state_key(callback: Any, watcher: Any) -> str:
+    """The name under which a checkpoint holds a callback's state: one a layer, method and tag of its Watcher."""
+    fused = [watcher.fusion.label] if watcher.fusion else []
+    methods = [method.label for method in watcher.methods]
+    key: str = callback._generate_state_key(layer=watcher.layers + fused, method=methods, tag=watcher.tag)
     return key
 
 

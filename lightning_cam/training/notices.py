@@ -44,6 +44,9 @@ class Notices:
         # where it was raised, not where it was caught
         place = traceback.extract_tb(error.__traceback__)[-1]
         cause = f"{what} {type(error).__name__} {place.filename} {place.lineno}"
+        # a disk that takes nothing is one cause, whatever is written to it
+        if isinstance(error, OSError) and error.errno is not None:
+            cause = f"{what} OSError"
         self.warn(f"{what}, training goes on: {type(error).__name__}: {error}", cause)
 
     def attempt(self, first: bool, what: str, function: Callable[..., T], *args: Any) -> T | None:

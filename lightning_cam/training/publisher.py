@@ -1,13 +1,16 @@
-"""Finished pictures to every logger that takes them, else to files."""
+"""Finished pictures to every logger that takes them, else to files; and every look to the record of the run."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_cam.data.batch import FixedBatch
 from lightning_cam.no_trace import isolated_rng
 from lightning_cam.record import Record
+from lightning_cam.records.writer import Place, RunWriter, places
 from lightning_cam.render.picture import Picture
+from lightning_cam.render.style import Style
 from lightning_cam.sinks.files import files
 from lightning_cam.sinks.registry import Overlays, find, names, options_of
 from lightning_cam.training.notices import Notices
@@ -22,15 +25,30 @@ class Destination:
     place: Any
 
 
+@dataclass(frozen=True, eq=False)
+class Deferred:
+    """A picture that is drawn at the end of the run, unless a newer one takes its place."""
+
+    draw: Callable[[], Picture]
+    record: Record
+
+
 class Publisher:
-    """Writes pictures; a logger nobody taught is one warning, one that fails ends nothing."""
+    """Writes pictures and looks; a logger nobody taught is one warning, one that fails ends nothing."""
 
     def __init__(self, notices: Notices) -> None:
         self.notices = notices
         self.destinations: list[Destination] = []
+        self.deferred: dict[str, Deferred] = {}  # by tag
+        self.run = RunWriter()
+        self.places: list[Place] = []
+        self.folder = Path()
 
     def open(self, loggers: Iterable[Any], folder: Path) -> None:
-        """Find where the pictures of this look go."""
+        """Find where the pictures of this look go, and its record."""
+        loggers = list(loggers)
+        self.folder = folder
+        self.places = places(loggers, folder)
         self.destinations = []
         for logger in loggers:
             owner = type(logger).__name__
@@ -45,7 +63,35 @@ class Publisher:
 
     def close(self) -> None:
         """Write nothing from here on."""
-        self.destinations = []
+        self.destinations, self.places = [], []
+
+    def finish(self, loggers: Iterable[Any]) -> None:
+        """Draw what was deferred, at the last look's places."""
+        if not self.deferred:
+            return
+        self.open(loggers, self.folder)
+        with isolated_rng():
+            for tag in list(self.deferred):
+                page = self.deferred.pop(tag)
+                self.notices.attempt(False, f"the picture {tag}", self._draw, tag, page)
+        self.close()
+
+    def defer(self, tag: str, draw: Callable[[], Picture], record: Record) -> None:
+        """Draw a picture of this Record at the end of the run, unless a newer one under its tag comes before."""
+        self.deferred[tag] = Deferred(draw, record)
+
+    def record(self, records: Sequence[Record], batch: FixedBatch, tag: str, style: Style) -> None:
+        """Add a look to the record of the run, wherever it is kept.
+
+        Args:
+            records: what it found.
+            batch: its samples.
+            tag: first part of every tag.
+            style: how the samples are shown.
+        """
+        self.run.begin_look()
+        for place in self.places:
+            self.notices.guarded(place.owner, self.run.write, place, records, batch, tag, style)
 
     @property
     def wants_overlays(self) -> bool:
@@ -69,6 +115,7 @@ class Publisher:
             record: what it shows, for sinks that take a ``record``.
             overlays: each sample's own picture by name, for sinks that take ``overlays``.
         """
+        self.deferred.pop(tag, None)
         extras = {"record": record, "overlays": overlays}
         for destination in self.destinations:
             # a sink takes what its signature names, so that a plain one has four parameters
@@ -83,6 +130,9 @@ class Publisher:
                 step,
                 **options,
             )
+
+    def _draw(self, tag: str, page: Deferred) -> None:
+        self.publish(tag, page.draw(), page.record.moment.step, page.record)
 
     def log_numbers(self, loggers: Iterable[Any], numbers: Mapping[str, float], step: int) -> None:
         """Write numbers to every logger that takes them."""

@@ -1,4 +1,4 @@
-"""From Records to the loggers: pages drawn, and handed to the publisher."""
+"""From Records to the loggers: a look's record and its pages, drawn and handed to the publisher."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +12,10 @@ from lightning_cam.render.style import Style
 from lightning_cam.training.history import History
 from lightning_cam.training.publisher import Publisher
 from lightning_cam.training.records import Attempt, LookResult
+
+# looks from which on a filmstrip is drawn at every fifth only: each version stays in an event file, a megabyte each
+_EARLY = 8
+_EVERY = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +38,8 @@ class Album:
 
 
 def report_look(result: LookResult, album: Album, attempt: Attempt) -> None:
-    """Draw and publish the pages of every Record, then the concepts; a page that fails costs only itself."""
+    """Record the look, then draw and publish the pages of every Record and the concepts; one that fails costs only itself."""
+    album.publisher.record(result.records, result.batch, album.tag, album.style)
     for record in result.records:
         if not record.shown:  # no sample has the target
             continue
@@ -65,9 +70,14 @@ def report_sheet(pages: RecordPages, album: Album) -> None:
 
 
 def report_filmstrip(pages: RecordPages, album: Album) -> None:
-    """Publish the run up to a Record."""
+    """Publish the run up to a Record, at once or, unless a newer one comes before, at the end of the run."""
     record = pages.record
-    album.publisher.publish(f"{album.tag}/{record.tag}/filmstrip", pages.filmstrip(), record.moment.step, record)
+    tag = f"{album.tag}/{record.tag}/filmstrip"
+    place = album.histories[record.tag].looks[-1].place
+    if place < _EARLY or place % _EVERY == 0:
+        album.publisher.publish(tag, pages.filmstrip(), record.moment.step, record)
+    else:
+        album.publisher.defer(tag, pages.filmstrip, record)
 
 
 def report_concepts(concepts: Concepts, batch: FixedBatch, moment: Moment, album: Album) -> None:

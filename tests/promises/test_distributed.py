@@ -12,6 +12,8 @@ import torch
 from streams import Stream
 from traces import digest
 
+from lightning_cam import records
+
 pytestmark = pytest.mark.slow
 
 
@@ -68,6 +70,13 @@ def test_pictures_come_from_the_first_process_and_show_the_first_rows(results):
     assert len(sheets) == 3
     overlays = {p.name for p in (folder / "cam").rglob("step_*/*_activation_mean.jpg")}
     assert overlays == {f"{i}_activation_mean.jpg" for i in range(4)}
+
+
+def test_the_record_is_written_by_the_first_process(results):
+    folder, *_ = results
+    looks = records.read(folder / "cam").looks
+    assert sorted((look.tag, look.number) for look in looks) == [(tag, i) for tag in ("cam", "second") for i in (1, 2, 3)]
+    assert len(list((folder / "cam").rglob("*.lightning_cam"))) == 2  # one a callback
 
 
 def test_a_failure_on_the_first_process_is_one_warning_of_that_process(results):

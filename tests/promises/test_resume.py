@@ -135,8 +135,8 @@ def test_a_resumed_run_goes_on_with_the_frozen_reference(tmp_path):
     run(tmp_path / "straight", straight, 3)
     run(tmp_path / "broken", cam(target="projection", metrics=[]), 2)
     run(tmp_path / "resumed", resumed, 3, ckpt=tmp_path / "broken" / "epoch=1.ckpt")
-    assert straight.watcher.target.reference is not None
-    assert torch.equal(straight.watcher.target.reference, resumed.watcher.target.reference)
+    assert straight.watcher.memory.target.reference is not None
+    assert torch.equal(straight.watcher.memory.target.reference, resumed.watcher.memory.target.reference)
     one, other = straight.history[WHERE], resumed.history[WHERE]
     assert all(torch.equal(a, b) for a, b in zip(one.heats, other.heats, strict=True))
     run(tmp_path / "anew", straight, 1)

@@ -298,7 +298,7 @@ def test_a_fit_of_two_epochs_follows_frozen_or_live_prompts_and_trains_as_withou
     assert torch.equal(live["before training"], frozen["before training"])
     assert not torch.equal(live["epoch 2"], frozen["epoch 2"])
     start = Contrastive().towers.encode_text(tokenize(PROMPTS)).detach()
-    assert torch.equal(callback.watcher.target.embedding, start)
+    assert torch.equal(callback.watcher.memory.target.embedding, start)
     f = run.lightning_module.eval()(next(iter(loader(size=4)))[0]).detach()
     r = run.lightning_module.towers.encode_text(tokenize(PROMPTS)).detach()
     assert torch.allclose(live["epoch 2"], cosines(f, r), atol=1e-5)
@@ -315,7 +315,7 @@ def test_a_resumed_run_goes_on_with_the_frozen_prompts(tmp_path):
     resumed = trainer(tmp_path / "resumed", [callback], max_epochs=2)
     resumed.fit(Contrastive(), loader(24, shuffle=True, size=4), loader(), ckpt_path=path)
     start = Contrastive().towers.encode_text(tokenize(PROMPTS)).detach()
-    assert torch.equal(callback.watcher.target.embedding, start)
+    assert torch.equal(callback.watcher.memory.target.embedding, start)
     assert list(scores) == ["epoch 2"]
     net = resumed.lightning_module.eval()
     f = net(next(iter(loader(size=4)))[0]).detach()

@@ -1,0 +1,86 @@
+"""What a run keeps from look to look, and a checkpoint with it. b batch."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_cam.data.batch import FixedBatch
+from lightning_cam.record import Moment
+from lightning_cam.targets import state
+from lightning_cam.targets.adapters import find
+from lightning_cam.targets.target import Target
+from lightning_cam.training.concept_tracker import ConceptTracker
+from lightning_cam.training.history import History
+from lightning_cam.training.notices import Notices
+
+_SAMPLES = "samples"  # the key of their fingerprints
+
+
+class Memory:
+    """The run so far: maps, what targets and concepts took up, and which samples were watched.
+
+    Args:
+        spec: the target, as the user gave it.
+        concepts: how many concepts are drawn.
+
+    Attributes:
+        target: which number is explained, with what it took up.
+        concepts: where each concept was at the last look.
+        history: the maps by ``<layer>/<method>``.
+        fingerprints: the samples' own, in their order; none before the first look.
+        looked: whether a look came off.
+    """
+
+    def __init__(self, spec: Any, concepts: int) -> None:
+        self.spec = spec
+        self.target: Target = find(spec)
+        self.concepts = ConceptTracker(concepts)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything, as for a new run."""
+        self.history: dict[str, History] = {}
+        self.target = state.anew(self.target)
+        self.concepts.load_state_dict({})
+        self.fingerprints: tuple[str, ...] = ()
+        self.looked = False
+
+    def of(self, moment: Moment) -> tuple[Target, dict[str, History]]:
+        """The target and the history that a look goes on with."""
+        if moment.fitting:
+            return self.target, self.history
+        # validate and test look at what may be other samples, and must not move what the run is compared with
+        return state.anew(self.target), {}
+
+    def follow_samples(self, batch: FixedBatch, notices: Notices) -> None:
+        """Take these samples for those of the run, with a warning if the run had others."""
+        # of fewer or more, as the user may ask for, those that both have
+        pairs = list(zip(self.fingerprints, batch.fingerprints, strict=False))
+        differing = sum(before != now for before, now in pairs)
+        self.fingerprints = batch.fingerprints
+        if differing:
+            notices.warn(
+                f"{differing} of {len(pairs)} samples differ from those that this run watched before, so its earlier maps are "
+                "of other samples. Give data that starts the same, or hand the samples in: Batch(samples=batch)."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds: plain values and CPU tensors."""
+        states: dict[str, Any] = {tag: history.state_dict() for tag, history in self.history.items()}
+        states |= state.state(self.target) | self.concepts.state_dict()
+        # no key before the first look
+        if self.fingerprints:
+            states[_SAMPLES] = list(self.fingerprints)
+        return states
+
+    def load_state_dict(self, states: Mapping[str, Any]) -> None:
+        """Take up the run that a checkpoint holds; older ones hold no fingerprints."""
+        self.history = {tag: History.of(maps) for tag, maps in states.items() if "/" in tag}
+        state.load(self.target, states)
+        self.concepts.load_state_dict(states)
+        self.fingerprints = tuple(states.get(_SAMPLES, ()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "target": None}  # what a target's name stands for cannot always be pickled
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        self.__dict__ |= attributes | {"target": find(attributes["spec"])}
