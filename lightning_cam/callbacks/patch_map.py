@@ -196,7 +196,7 @@ class PatchMap(Callback):
         self.table = table.to(torch.device("cpu"))
         if not trainer.fast_dev_run:
             self.publisher.open(trainer.loggers, folder)
-            self.notices.attempt(False, "the picture", self._publish, table, tag, present_moment(trainer, self.schedule))
+            self.notices.attempt(False, "the picture", self._publish, table, tag, present_moment(trainer, self.schedule, {}))
             self.publisher.close()
         return self._means(table.patients, scores, tag)
 
