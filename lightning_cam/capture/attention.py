@@ -18,7 +18,7 @@ from lightning_cam.capture.attention_recorder import AttentionRecorder, Recorded
 from lightning_cam.capture.attention_tower import Recording, Tower, find_tower, holders, is_square, returns_tokens
 from lightning_cam.capture.gradient import at_least_float, scaled_gradients
 from lightning_cam.model.layout import Layout
-from lightning_cam.model.trace import Call
+from lightning_cam.model.trace import Calls
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,9 +110,10 @@ class Attention:
         return self.readout.to_tokens(keys, self.tower.layout)
 
     def to_map(self, tokens: Float[Tensor, "b n"]) -> Float[Tensor, "b u v"]:
-        """A number for each token, or key of a readout, as a map; what comes before the patches is left out."""
+        """A number for each token, or key of a readout, as a map; what is before the patches or behind them is left out."""
         grid = self.layout.grid
-        maps: Tensor = tokens[:, -math.prod(grid) :].unflatten(1, grid)
+        end = tokens.shape[1] - self.layout.suffix
+        maps: Tensor = tokens[:, end - math.prod(grid) : end].unflatten(1, grid)
         return maps
 
     def own_gradients(self, position: int) -> list[Tensor]:
@@ -164,7 +165,7 @@ def attend(
     runs: Runs,
     scores: Float[Tensor, "b t"],
     shape: Sequence[int],
-    calls: list[Call],
+    calls: Calls,
     layouts: Iterable[Layout],
 ) -> Attention:
     """Run the model once more at the images of a look, with every attention written out.

@@ -37,10 +37,11 @@ class Readout:
     def to_tokens(self, keys: Float[Tensor, "b k"], layout: Layout) -> Float[Tensor, "b n"]:
         """A number for each key as one for each token of the blocks, which are read by ``layout``.
 
-        Both end in the same patches. Prefix tokens that it is not given have zero; keys that are no tokens of the blocks, such
-        as a mean put before them, are left out.
+        Both have the same patches. Tokens beside them that it is not given have zero; keys that are no tokens of the blocks,
+        such as a mean put before them, are left out.
         """
-        return F.pad(keys, (_prefix(layout) - _prefix(self.layout), 0))  # fewer than none: cut off
+        before = (layout.prefix or 0) - (self.layout.prefix or 0)
+        return F.pad(keys, (before, layout.suffix - self.layout.suffix))  # fewer than none: cut off
 
 
 def make_readout(attention: RecordedAttention, layout: Layout, module: nn.Module | None) -> Readout:
@@ -55,21 +56,23 @@ def make_readout(attention: RecordedAttention, layout: Layout, module: nn.Module
         ValueError: if its keys cannot be told to be these tokens.
     """
     k = attention.probability.shape[-1]
-    prefix = _prefix(layout)
     cells = math.prod(layout.grid)
     if isinstance(module, nn.MultiheadAttention) and (module.bias_k is not None or module.add_zero_attn):
         raise ValueError(
             f"The attention in {attention.name!r} adds keys that are no tokens, behind those that are. Make it without "
             f"add_bias_kv and add_zero_attn. {WAY_OUT}"
         )
-    # where only some prefix tokens are left out, their number does not say which
-    if k - cells not in (0, prefix) and (prefix or not 0 < k - cells <= _MOST_PREFIX):
+    n = cells + layout.extra
+    # where only some tokens beside the patches are left out, their number does not say which
+    if k not in (cells, n) and (layout.extra or not 0 < k - cells <= _MOST_PREFIX):
         raise ValueError(
-            f"The pooling by attention in {attention.name!r} has {k} keys, and the blocks before it have {prefix + cells} "
-            f"tokens, {cells} of them patches, so which it is given cannot be told; expected {cells} or {prefix + cells} keys. "
-            f"{WAY_OUT}"
+            f"The pooling by attention in {attention.name!r} has {k} keys, and the blocks before it have {n} tokens, {cells} "
+            f"of them patches, so which it is given cannot be told; expected {cells} or {n} keys. {WAY_OUT}"
         )
-    return Readout(attention, replace(layout, prefix=k - cells))
+    suffix = layout.suffix
+    if k == cells:
+        suffix = 0
+    return Readout(attention, replace(layout, prefix=k - cells - suffix, suffix=suffix))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +112,3 @@ def reads_beside(runs: Runs, names: Mapping[nn.Module, str], position: int) -> b
             told.append(recorder.head_input)
     half = len(told) // 2
     return not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(told[:half], told[half:], strict=True))
-
-
-def _prefix(layout: Layout) -> int:
-    return layout.prefix or 0

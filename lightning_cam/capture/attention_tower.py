@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_cam.capture.attention_pooling import WAY_OUT, Readout, make_readout
 from lightning_cam.capture.attention_recorder import AttentionRecorder, RecordedAttention
 from lightning_cam.model.layout import Layout
-from lightning_cam.model.trace import Call, layout_of_tokens
+from lightning_cam.model.trace import Calls, layout_of_tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Recording:
 
     recorder: AttentionRecorder
     scores: Tensor
-    calls: list[Call]
+    calls: Calls
     reads_beside: Callable[[RecordedAttention], bool]
 
     @property
@@ -139,7 +139,7 @@ def returns_tokens(name: str, block: RecordedAttention, outputs: Mapping[str, Te
 
 
 def _readings(
-    fitting: list[RecordedAttention], image: Sequence[int], calls: list[Call], layouts: Iterable[Layout]
+    fitting: list[RecordedAttention], image: Sequence[int], calls: Calls, layouts: Iterable[Layout]
 ) -> list[tuple[Layout, int]]:
     """Numbers of tokens that fit the watched layers, the patch embedding or a map of convolutions, each with its layout."""
     numbers = list(dict.fromkeys(attention.probability.shape[-1] for attention in fitting))
@@ -159,7 +159,7 @@ def _readings(
 def _of_layout(layout: Layout, numbers: list[int]) -> list[tuple[Layout, int]]:
     cells = math.prod(layout.grid)
     if layout.prefix is not None:
-        return [(layout, n) for n in numbers if n == cells + layout.prefix]
+        return [(layout, n) for n in numbers if n == cells + layout.extra]
     # the cells of a map as tokens, alone or behind their mean or a class token
     return [(replace(layout, batch=0, channel=2, prefix=n - cells), n) for n in numbers if n - cells in (0, 1)]
 

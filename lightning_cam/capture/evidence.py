@@ -19,9 +19,9 @@ def share_on_map(seen: Seen) -> Float[Tensor, "b"]:
 def known_shares(forward: Forward, layer: str) -> Float[Tensor, "b t"] | None:
     """The share of each score's evidence that is on the map, where it can be told without a backward of its own.
 
-    None at a layer without tokens before the map, where it would be 1, and where nobody has asked for the gradient.
+    None at a layer without tokens beside the map, where it would be 1, and where nobody has asked for the gradient.
     """
-    if not forward.outputs[layer].layout.prefix or not forward.has_gradient(layer):
+    if not forward.outputs[layer].layout.extra or not forward.has_gradient(layer):
         return None
     positions = range(forward.target_scores.score.shape[1])
     return torch.stack([share_on_map(Seen(forward, layer, position)) for position in positions], 1)

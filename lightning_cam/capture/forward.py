@@ -16,7 +16,7 @@ from lightning_cam.capture.gradient import derivative
 from lightning_cam.capture.hooks import LayerOutput, Replacement
 from lightning_cam.model.output import QueryOutput, is_detections, is_queries
 from lightning_cam.model.probabilities import Reading
-from lightning_cam.model.trace import Call
+from lightning_cam.model.trace import Calls
 from lightning_cam.targets.target import TargetScores
 
 
@@ -42,7 +42,7 @@ class Forward:
     output: Any
     scores: TargetScores | None
     outputs: Mapping[str, LayerOutput]
-    calls: list[Call]
+    calls: Calls
     labels: Shaped[Tensor, "b ..."] | None = None
     regions: Mapping[str, Bool[Tensor, "b *s"]] = field(default_factory=dict)
     reading: Reading = field(default_factory=lambda: Reading.of(None))

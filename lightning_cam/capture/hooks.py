@@ -16,7 +16,7 @@ from lightning_cam.capture.gradient import without_inference
 from lightning_cam.model.call.entries import Path, at, describe, find_step, part, steps, with_part
 from lightning_cam.model.layout import Layout
 from lightning_cam.model.names import modules_by_name, split_call, split_keys
-from lightning_cam.model.trace import Call, find_map, layer_candidates
+from lightning_cam.model.trace import Calls, find_map, layer_candidates
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Recording:
     """
 
     image: tuple[int, ...]
-    calls: list[Call]
+    calls: Calls
     differentiable: bool = True
     outputs: dict[str, LayerOutput] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)

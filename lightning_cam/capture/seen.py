@@ -88,25 +88,28 @@ class Seen:
         layout = self.forward.outputs[self.layer].layout
         gradient = self._layer_gradient
         maps = layout.to_map(gradient)
-        if layout.prefix and not maps.any() and gradient.any():
+        if layout.extra and not maps.any() and gradient.any():
+            read = "the class token"
+            if layout.suffix:
+                read = "tokens beside the patches"
             raise ValueError(
-                f"The gradient at {self.layer!r} is exactly zero on the whole map: the score reads only the class token, which "
+                f"The gradient at {self.layer!r} is exactly zero on the whole map: the score reads only {read}, which "
                 f"nothing behind this layer mixes with the others. Name {self._before_attention()}. {self._near}"
             )
         return maps
 
     @cached_property
     def terms(self) -> tuple[Float[Tensor, "b c *m"], Float[Tensor, "b c p"]]:
-        """Gradient times activation, the score to first order: at the places of the map, and at the tokens before it.
+        """Gradient times activation, the score to first order: at the places of the map, and at the tokens beside it.
 
-        Class and register tokens have no place on a map; here they are, also where the score reads nothing else.
+        Class, register and detection tokens have no place on a map; here they are, also where the score reads nothing else.
 
         Raises:
             ValueError: if the score does not depend on the layer.
         """
         record = self.forward.outputs[self.layer]
         terms = self._layer_gradient * at_least_float(record.output.detach())
-        return record.layout.to_map(terms), record.layout.to_prefix(terms)
+        return record.layout.to_map(terms), record.layout.to_extra(terms)
 
     @property
     def eps(self) -> float:

@@ -176,8 +176,9 @@ def _identity(attention: Attention) -> Float[Tensor, "b n n"]:
 
 
 def _cosine(query: Float[Tensor, "b 1 c"], key: Float[Tensor, "b n c"], attention: Attention) -> Float[Tensor, "b n"]:
-    """The query's cosine to each key; prefix tokens, which no map shows, are given a patch's, to widen no range."""
+    """The query's cosine to each key; tokens beside the patches, which no map shows, are given a patch's, to widen no range."""
     cosine = F.cosine_similarity(query, key, dim=2)
+    patches = attention.to_map(cosine).flatten(1)
+    filler = patches[:, :1]
     prefix = attention.layout.prefix or 0
-    patches = cosine[:, prefix:]
-    return torch.cat([patches[:, :1].expand(-1, prefix), patches], 1)
+    return torch.cat([filler.expand(-1, prefix), patches, filler.expand(-1, attention.layout.suffix)], 1)

@@ -11,7 +11,7 @@ from lightning_cam.registry import METRICS
 def token_share(seen: Seen) -> Float[Tensor, "b"]:
     """The places' share of the layer's tokens, 0 to 1: what ``on_map`` gives where all tokens count alike."""
     places = seen.activation[0, 0].numel()
-    return seen.score.new_full((len(seen.image),), places / (places + _prefix(seen)))
+    return seen.score.new_full((len(seen.image),), places / (places + seen.forward.outputs[seen.layer].layout.extra))
 
 
 @METRICS.register(range=(0.0, 1.0), floor=token_share)
@@ -19,7 +19,7 @@ def on_map(heat: Float[Tensor, "b *m"], seen: Seen) -> Float[Tensor, "b"]:
     """The share of the evidence at the layer that is on the map; the rest is at class and register tokens.
 
     ``sum_map |g A| / sum |g A|`` in [0, 1], below over all tokens, with g the score's gradient at the layer: the same for every
-    method. 1 where no tokens precede the map. Below .5 most is said by tokens that have no place, and a clean map does
+    method. 1 where no tokens are beside the map. Below .5 most is said by tokens that have no place, and a clean map does
     not show where they have it from. Each channel counts by itself: before a layer norm the channels of a token cancel,
     whatever it contributes, since what a norm gives does not grow with what it is given. NaN where no token has a gradient.
 
@@ -60,7 +60,3 @@ def bias_share(heat: Float[Tensor, "b *m"], seen: Seen) -> Float[Tensor, "b"]:
         size = size + terms.abs().flatten(1).sum(1)
         rest = rest - terms.flatten(1).sum(1)
     return rest.abs() / (size + rest.abs())
-
-
-def _prefix(seen: Seen) -> int:
-    return seen.forward.outputs[seen.layer].layout.prefix or 0

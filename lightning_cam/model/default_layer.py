@@ -1,6 +1,8 @@
 """The layer watched when none is named, found by tracing one forward."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,14 +13,14 @@ from lightning_cam.model.output import find_queries, is_detections
 from lightning_cam.model.trace import Call, call_title
 from lightning_cam.model.traced_forward import TracedForward, trace_forward
 
+_ADAPTIVE = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
 # What only shrinks, copies or drops a map, or is part of a block: the map shown is the one before it.
 _PASSIVE = (
     nn.Identity,
     nn.Flatten,
     nn.Linear,
     nn.modules.dropout._DropoutNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
+    *_ADAPTIVE,
     nn.modules.pooling._AvgPoolNd,
     nn.modules.pooling._MaxPoolNd,
 )
@@ -34,8 +36,9 @@ def find_default_layer(
 
     Found by tracing one forward of one image. Pooling and the like, single linear layers and a convolutional head are left
     aside, and so are the parts of an attention (queries, keys and values, their norms and projections) and what has no gradient
-    on its map: the last block of a transformer with a class token. Of a segmentation it is the coarsest map (a U-Net's
-    bottleneck, DeepLab's backbone), of a detector the last map of the backbone.
+    on its map: the last block of a transformer with a class token. Of a block that hands on a tuple it is the block, not the
+    last branch in it. Of a segmentation it is the coarsest map (a U-Net's bottleneck, DeepLab's and PSPNet's backbone), of a
+    detector the last map of the backbone. A map of one channel, such as one of anomalies, only where there is no other.
 
     Args:
         model: the model, in evaluation mode.
@@ -50,25 +53,73 @@ def find_default_layer(
     first = images[:1].clone()
     if first.is_floating_point():
         first.requires_grad_()
-    for within in (False, True):
-        # what modules return within tuples and the like counts only where no other maps are: they are these again, mostly
+
+    def trace(within: bool) -> _Search:
         forward = trace_forward(model, image, lambda: run(first.clone()), within)
-        maps, score = _candidates(forward, len(image))
-        fit = [i for i in maps if not _is_passive(forward.calls[i])]
-        if fit:
-            break
-    else:
+        return _Search(forward, first, *_candidates(forward, len(image)))
+
+    # what modules return within tuples and the like counts only where no other maps are: they are these again, mostly
+    search = trace(within=False)
+    if not search.fit:
+        search = trace(within=True)
+    if not search.fit:
         raise ValueError("No module of this model returns a spatial map [b c u v]; name a layer, or a tensor with one.")
-    # the words of a text tower may be as many as a grid has cells
-    for i in reversed(fit):
-        if forward.shows(i, first) and forward.feeds(i, score):
-            return call_title(forward.calls, i)
-    # behind a no_grad of the model's own nothing tells what comes from the image
-    for i in reversed(fit):
-        if forward.feeds(i, score):
-            return call_title(forward.calls, i)
-    # the score may depend on none, as in a detector without a detection; a name is still asked for
-    return call_title(forward.calls, fit[-1])
+    found = search.last()
+    block = _block_around(search.forward, found)
+    if block is not None:
+        within = trace(within=True)
+        if block in within.fit and within.tells(block):
+            found = block
+    return call_title(search.forward.calls, found)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The maps of one forward among which a layer is sought.
+
+    Attributes:
+        forward: the forward.
+        image: what it was given.
+        maps: positions of the maps.
+        score: the numbers that tell on which of them the model depends.
+    """
+
+    forward: TracedForward
+    image: Tensor
+    maps: list[int]
+    score: Any
+
+    @property
+    def fit(self) -> list[int]:
+        """Positions of the maps that may be watched."""
+        return [i for i in self.maps if not _is_passive(self.forward.calls[i])]
+
+    def tells(self, i: int) -> bool:
+        """Whether a map comes from the image, and the score from it."""
+        return self.forward.shows(i, self.image) and self.forward.feeds(i, self.score)
+
+    def last(self) -> int:
+        """The last map that comes from the image and feeds the score."""
+        # one channel is a picture of what was found, such as a map of anomalies: it has no channels to weigh
+        wide = [i for i in self.fit if self.forward.calls[i].map_shape[0] > 1]
+        order = [*reversed(wide), *(i for i in reversed(self.fit) if i not in wide)]
+        # the words of a text tower may be as many as a grid has cells
+        for i in order:
+            if self.tells(i):
+                return i
+        # behind a no_grad of the model's own nothing tells what comes from the image
+        for i in order:
+            if self.forward.feeds(i, self.score):
+                return i
+        # the score may depend on none, as in a detector without a detection; a name is still asked for
+        return order[0]
+
+
+def _block_around(forward: TracedForward, i: int) -> int | None:
+    """The block of which a module is the residual branch, where it hands its map on within a tuple or the like."""
+    name = forward.calls[i].name
+    around = (j for j in forward.held if j > i and name.startswith(f"{forward.calls[j].name}."))
+    return next((j for j in around if forward.is_added_to(i, j)), None)
 
 
 def _candidates(forward: TracedForward, dimensions: int) -> tuple[list[int], Any]:
@@ -103,11 +154,20 @@ def _of_classifier(forward: TracedForward) -> tuple[list[int], Any]:
 
 def _of_dense(forward: TracedForward) -> list[int]:
     """The coarsest maps of a model with logits at every place: behind them, each place of a map mostly tells of itself."""
-    maps = _maps(forward)
-    cells = {i: torch.Size(forward.calls[i].map_shape[1:]).numel() for i in maps}
-    fewest = min(cells.values(), default=0)
-    coarsest = [i for i in maps if cells[i] == fewest]
-    parts = _parts(forward.calls, maps)
+    calls, maps = forward.calls, _maps(forward)
+    parts = _parts(calls, maps)
+    # as in PSPNet, UPerNet and PAN: what a decoder pools to a size of its own, or to one channel, only adds to finer maps
+    pooled: list[list[int]] = []
+    bottlenecks = []
+    for i in maps:
+        channels, *grid = calls[i].map_shape
+        if isinstance(calls[i].layer, _ADAPTIVE):
+            pooled.append(grid)
+        if grid not in pooled and channels > 1 and not _is_passive(calls[i]):
+            bottlenecks.append(i)
+    maps = bottlenecks or maps
+    fewest = min((math.prod(calls[i].map_shape[1:]) for i in maps), default=0)
+    coarsest = [i for i in maps if math.prod(calls[i].map_shape[1:]) == fewest]
     return [i for i in coarsest if parts[i] == parts[coarsest[0]]]
 
 

@@ -15,30 +15,39 @@ _SKEW = 1.6  # strides of the two image sides may differ by rounding, not by mor
 
 @dataclass(frozen=True)
 class Layout:
-    """Where batch and channels are, and for tokens how many come before the grid."""
+    """Where batch and channels are, and for tokens how many come before the grid and behind it."""
 
     batch: int
     channel: int
     grid: tuple[int, ...]
     prefix: int | None = None  # None where the output is no row of tokens
+    suffix: int = 0  # registers or detection tokens behind the patches
+
+    @property
+    def extra(self) -> int:
+        """How many tokens have no place on the grid."""
+        return (self.prefix or 0) + self.suffix
 
     def to_map(self, output: Shaped[Tensor, "..."]) -> Shaped[Tensor, "b c *m"]:
-        """The output as maps; prefix tokens are left out."""
+        """The output as maps; tokens before and behind the grid are left out."""
         maps: Tensor = output.movedim((self.batch, self.channel), (0, 1))
         if self.prefix is not None:
-            maps = maps[:, :, self.prefix :].unflatten(2, self.grid)
+            patches = maps[:, :, self.prefix : maps.shape[2] - self.suffix]
+            maps = patches.unflatten(2, self.grid)
         return maps
 
-    def to_prefix(self, output: Shaped[Tensor, "..."]) -> Shaped[Tensor, "b c p"]:
-        """The tokens before the grid, in the order of maps; none where there are none."""
+    def to_extra(self, output: Shaped[Tensor, "..."]) -> Shaped[Tensor, "b c p"]:
+        """The tokens before the grid and those behind it, in the order of maps; none where there are none."""
         tokens: Tensor = output.movedim((self.batch, self.channel), (0, 1)).flatten(2)
-        return tokens[:, :, : self.prefix or 0]
+        before = tokens[:, :, : self.prefix or 0]
+        behind = tokens[:, :, tokens.shape[2] - self.suffix :]
+        return torch.cat([before, behind], 2)
 
     def from_map(self, maps: Shaped[Tensor, "b c *m"], like: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """Maps as an output; prefix tokens are taken from ``like``, whose batch may be one."""
+        """Maps as an output; tokens beside the grid are taken from ``like``, whose batch may be one."""
         if self.prefix is not None:
-            prefix_tokens = self.to_prefix(like).expand(len(maps), -1, -1)
-            maps = torch.cat([prefix_tokens, maps.flatten(2)], 2)
+            extra = self.to_extra(like).expand(len(maps), -1, -1)
+            maps = torch.cat([extra[:, :, : self.prefix], maps.flatten(2), extra[:, :, self.prefix :]], 2)
         return maps.movedim((0, 1), (self.batch, self.channel))
 
 
@@ -52,7 +61,7 @@ def infer_layout(shape: tuple[int, ...], image: tuple[int, ...], patches: Iterab
 
     Example:
         >>> infer_layout((2, 17, 192), (2, 3, 64, 64))
-        Layout(batch=0, channel=2, grid=(4, 4), prefix=1)
+        Layout(batch=0, channel=2, grid=(4, 4), prefix=1, suffix=0)
     """
     b, sides = image[0], image[2:]
     if len(shape) == len(image) and shape[0] == b:
@@ -68,7 +77,7 @@ def is_split_tokens(shape: tuple[int, ...], image: tuple[int, ...], tokens: tupl
     Queries, keys and values, and what norms them, are [b heads n d] or [b n heads d]: n as in a row of tokens that was returned
     before, and ``heads * d`` its channels, a multiple of them or a part. Probabilities have n twice. Maps behind tokens that
     fit this by chance are told by their sides, which stand to the image's as one stride does, on both sides alike; where n
-    counts prefix tokens too, it is no side of a map.
+    counts tokens beside the grid too, it is no side of a map.
 
     Args:
         shape: the output's shape, four sides.
@@ -80,7 +89,7 @@ def is_split_tokens(shape: tuple[int, ...], image: tuple[int, ...], tokens: tupl
         return False
     n = tokens[1 - layout.batch]
     channels = tokens[layout.channel]
-    like_a_picture = layout.prefix == 0 and _skew(image[2:], shape[2:]) <= _SKEW
+    like_a_picture = layout.extra == 0 and _skew(image[2:], shape[2:]) <= _SKEW
     if like_a_picture or n not in shape[1:3]:
         return False
     width = math.prod(shape[1:]) // n

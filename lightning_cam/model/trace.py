@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from lightning_cam.model.call.entries import Path, at, find_step, part, steps
 from lightning_cam.model.layout import Layout, infer_layout, is_split_tokens
 from lightning_cam.model.names import modules_by_name, split_call
+from lightning_cam.model.tokens.joined import record_joins
 from lightning_cam.model.wrapped import unwrapped
 
 
@@ -48,14 +49,26 @@ class Call:
         return self.shape[self.layout.channel], *self.layout.grid
 
 
+class Calls(list[Call]):
+    """The calls of one forward so far.
+
+    Attributes:
+        rows: how rows of tokens are read, by their number, where they were seen to be joined.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[int, Layout] = {}
+
+
 @contextmanager
-def record_calls(model: nn.Module, image: Sequence[int]) -> Iterator[list[Call]]:
+def record_calls(model: nn.Module, image: Sequence[int]) -> Iterator[Calls]:
     """Record the calls of the model's layers on images of this shape, in the order in which they returned.
 
     Wrappers are recorded in place of what they wrap, and adapters' own branches not at all.
     """
     names = {module: name for name, module in modules_by_name(model).items()}
-    calls: list[Call] = []
+    calls = Calls()
 
     def record(module: nn.Module, args: Any, output: Any) -> None:
         if module in names:
@@ -67,19 +80,20 @@ def record_calls(model: nn.Module, image: Sequence[int]) -> Iterator[list[Call]]
         with warnings.catch_warnings():
             # torch warns that a compiled module is recorded twice, which is harmless here
             warnings.filterwarnings("ignore", message="Using `torch.compile")
-            yield calls
+            with record_joins(image, calls.rows, lambda: _patch_grids(calls)):
+                yield calls
     finally:
         handle.remove()
 
 
-def layout_of(output: Any, image: Sequence[int], calls: list[Call]) -> Layout | None:
+def layout_of(output: Any, image: Sequence[int], calls: Calls) -> Layout | None:
     """How an output is read as maps, given what ran before it; None if it is no tensor or holds no map.
 
     Args:
         output: what a module returned.
         image: the images' shape.
-        calls: what has returned so far; tokens are counted by the patch embeddings among them, and tokens split over the heads
-            of an attention are told from maps by the rows of tokens among them.
+        calls: what has returned so far; tokens are counted by the patch embeddings among them, or as they were seen to be
+            joined, and tokens split over the heads of an attention are told from maps by the rows of tokens among them.
     """
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return None
@@ -88,10 +102,10 @@ def layout_of(output: Any, image: Sequence[int], calls: list[Call]) -> Layout | 
         for tokens, layout in _token_rows(calls):
             if is_split_tokens(shape, tuple(image), tokens, layout):
                 return None
-    return infer_layout(shape, tuple(image), _patch_grids(calls))
+    return _read(shape, image, calls)
 
 
-def find_map(output: Any, image: Sequence[int], calls: list[Call], keys: Sequence[str] = ()) -> tuple[Path, Layout] | None:
+def find_map(output: Any, image: Sequence[int], calls: Calls, keys: Sequence[str] = ()) -> tuple[Path, Layout] | None:
     """Where the map is in what a module returned, and how it is read; None if there is none.
 
     That is the output itself, or the first tensor in a tuple, list, dict or object that is a map.
@@ -118,9 +132,9 @@ def find_map(output: Any, image: Sequence[int], calls: list[Call], keys: Sequenc
     return None
 
 
-def layout_of_tokens(n: int, image: Sequence[int], calls: list[Call]) -> Layout | None:
+def layout_of_tokens(n: int, image: Sequence[int], calls: Calls) -> Layout | None:
     """How n tokens are read as maps, counted by the model's patch embedding; None if they do not fit."""
-    return infer_layout((image[0], n, 1), tuple(image), _patch_grids(calls))
+    return _read((image[0], n, 1), image, calls)
 
 
 def call_title(calls: list[Call], i: int) -> str:
@@ -149,7 +163,19 @@ def layer_candidates(calls: list[Call], near: str = "", most: int = 6) -> str:
     return "; ".join(f"{name} {'x'.join(map(str, shapes[name]))}" for name in last_first[:most]) or "none"
 
 
-def _call(name: str, module: nn.Module, output: Any, image: Sequence[int], calls: list[Call]) -> Call:
+def _read(shape: tuple[int, ...], image: Sequence[int], calls: Calls) -> Layout | None:
+    """A shape against the image's; with tokens behind the patches only where these were seen to be joined."""
+    layout = infer_layout(shape, tuple(image), _patch_grids(calls))
+    if len(shape) != 3 or len(image) < 4 or image[0] not in shape[:2]:
+        return layout
+    batch = int(shape[0] != image[0])
+    joined = calls.rows.get(shape[1 - batch])
+    if joined is None or not joined.suffix:
+        return layout
+    return replace(joined, batch=batch)
+
+
+def _call(name: str, module: nn.Module, output: Any, image: Sequence[int], calls: Calls) -> Call:
     if isinstance(output, Tensor):
         return Call(name, module, tuple(output.shape), layout_of(output, image, calls))
     found = find_map(output, image, calls)

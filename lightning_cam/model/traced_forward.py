@@ -10,7 +10,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from lightning_cam.model.attention_parts import record_attention_parts
 from lightning_cam.model.call.entries import at, with_part
-from lightning_cam.model.trace import Call, layout_of, record_calls
+from lightning_cam.model.trace import Calls, layout_of, record_calls
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,16 @@ class TracedForward:
         maps: the maps returned, by their calls' positions.
         inputs: what linear layers were given, by their calls' positions.
         pyramids: positions of calls that returned several maps.
+        held: the maps that calls returned alone within a tuple or the like, by their positions.
         logits: what the model gave.
     """
 
-    calls: list[Call]
+    calls: Calls
     attention_parts: set[int]
     maps: dict[int, Tensor] = field(default_factory=dict)
     inputs: dict[int, Tensor] = field(default_factory=dict)
     pyramids: list[int] = field(default_factory=list)
+    held: dict[int, Tensor] = field(default_factory=dict)
     logits: Any = None
 
     def shows(self, i: int, image: Tensor) -> bool:
@@ -49,6 +51,14 @@ class TracedForward:
             return True
         (gradient,) = torch.autograd.grad(score.square().sum(), self.maps[i], retain_graph=True, allow_unused=True)
         return gradient is not None and bool(layout.to_map(gradient).any())
+
+    def is_added_to(self, i: int, j: int) -> bool:
+        """Whether what a call returned in a tuple or the like is another's map and more: what leads past a residual branch."""
+        if i not in self.maps or j not in self.held or self.maps[i].shape != self.held[j].shape:
+            return False
+        branch, total = self.maps[i], self.held[j]
+        (gradient,) = torch.autograd.grad(total.sum(), branch, retain_graph=True, allow_unused=True)
+        return gradient is not None and bool((gradient == 1).all()) and not torch.equal(branch, total)
 
 
 def trace_forward(model: nn.Module, image: tuple[int, ...], run: Callable[[], Any], within: bool = False) -> TracedForward:
@@ -79,9 +89,12 @@ def _keep_in(forward: TracedForward, image: Sequence[int], within: bool) -> Call
             return None
         if isinstance(forward.calls[position].layer, nn.Linear):
             forward.inputs[position] = args[0]
-        if _count_maps(output, image, forward.calls) > 1:
-            forward.pyramids.append(position)
         call = forward.calls[position]
+        count = _count_maps(output, image, forward.calls)
+        if count > 1:
+            forward.pyramids.append(position)
+        elif call.held is not None:
+            forward.held[position] = at(output, call.held.path)
         if within and call.held is not None:
             call = forward.calls[position] = call.held
         if call.layout is None:
@@ -98,7 +111,7 @@ def _keep_in(forward: TracedForward, image: Sequence[int], within: bool) -> Call
     return keep
 
 
-def _count_maps(output: Any, image: Sequence[int], calls: list[Call]) -> int:
+def _count_maps(output: Any, image: Sequence[int], calls: Calls) -> int:
     """How many maps are in a list or dict."""
     if isinstance(output, Mapping):
         output = list(output.values())

@@ -128,13 +128,17 @@ def test_the_floor_is_the_places_share_of_the_tokens():
     assert token_share(seen).tolist() == [1.0] * 3
 
 
-def test_prefix_tokens_are_read_in_every_order():
+def test_tokens_without_a_place_are_read_in_every_order():
     tokens = torch.arange(2 * 5 * 3).reshape(2, 5, 3)
     expected = tokens[:, :1].movedim(1, 2)
-    assert torch.equal(Layout(0, 2, (2, 2), 1).to_prefix(tokens), expected)
-    assert torch.equal(Layout(1, 2, (2, 2), 1).to_prefix(tokens.transpose(0, 1)), expected)
-    assert Layout(0, 2, (1, 5), 0).to_prefix(tokens).shape == (2, 3, 0)
-    assert Layout(0, 1, (5, 3)).to_prefix(torch.zeros(2, 4, 5, 3)).shape == (2, 4, 0)
+    assert torch.equal(Layout(0, 2, (2, 2), 1).to_extra(tokens), expected)
+    assert torch.equal(Layout(1, 2, (2, 2), 1).to_extra(tokens.transpose(0, 1)), expected)
+    behind = torch.cat([expected, tokens[:, 4:].movedim(1, 2)], 2)
+    assert torch.equal(Layout(0, 2, (1, 3), 1, 1).to_extra(tokens), behind)
+    assert torch.equal(Layout(1, 2, (1, 3), 1, 1).to_extra(tokens.transpose(0, 1)), behind)
+    assert torch.equal(Layout(0, 2, (2, 2), 0, 1).to_extra(tokens), tokens[:, 4:].movedim(1, 2))
+    assert Layout(0, 2, (1, 5), 0).to_extra(tokens).shape == (2, 3, 0)
+    assert Layout(0, 1, (5, 3)).to_extra(torch.zeros(2, 4, 5, 3)).shape == (2, 4, 0)
 
 
 # where it is told

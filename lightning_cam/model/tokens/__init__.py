@@ -1,0 +1,1 @@
+"""How the tokens of an image come about."""
