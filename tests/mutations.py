@@ -186,7 +186,6 @@ ENGINE = [
     Mutation("what hands on a part's own map taken for a block", "model/traced_forward.py", " and bool((gradient == 1).all()) and not torch.equal(branch, total)", "", "model/test_default_block.py -k nothing_more"),
     Mutation("a decoder's pooling for the bottleneck", "model/default_layer.py", "pooled.append(grid)", "pass", "model/test_default_block.py -k bottleneck"),
     Mutation("a picture of the result is the default layer", "model/default_layer.py", "if self.forward.calls[i].map_shape[0] > 1]", "if True]", "model/test_default_block.py -k one_channel"),
-    Mutation("loader position for dataset index", "data/loader.py", "raw = chosen.collate([data[i] for i in indices])", "raw = next(iter(chosen.loader))", "promises/test_same_images.py"),
     Mutation("maps of several layers scaled after fusing", "methods/fusion.py", "share_of_maximum(large.flatten(0, 2)).reshape(large.shape)", "large.relu()", "methods/test_fusion.py"),
     Mutation("fusion mean: sum", "methods/fusion.py", "return shares.mean(0)", "return shares.sum(0)", "methods/test_fusion.py"),
     Mutation("fusion max: min", "methods/fusion.py", "return shares.amax(0)", "return shares.amin(0)", "methods/test_fusion.py"),
