@@ -6,9 +6,22 @@ which look of a run is the best. A metric that compares with the baseline's map,
 ``seen.earlier``.
 """
 
+from lightning_cam.metrics.comparison import centre_shift as centre_shift
+from lightning_cam.metrics.comparison import cosine as cosine
+from lightning_cam.metrics.comparison import drift as drift
+from lightning_cam.metrics.comparison import jensen_shannon as jensen_shannon
+from lightning_cam.metrics.comparison import spearman as spearman
+from lightning_cam.metrics.comparison import top_iou as top_iou
+from lightning_cam.metrics.comparison import wasserstein as wasserstein
 from lightning_cam.metrics.evidence import bias_share as bias_share
 from lightning_cam.metrics.evidence import on_map as on_map
 from lightning_cam.metrics.localization import energy_inside as energy_inside
+from lightning_cam.metrics.shape import effective_area as effective_area
+from lightning_cam.metrics.shape import entropy as entropy
+from lightning_cam.metrics.shape import gini as gini
+from lightning_cam.metrics.shape import norm as norm
+from lightning_cam.metrics.shape import positive_share as positive_share
+from lightning_cam.metrics.shape import strength as strength
 from lightning_cam.registry import METRICS
 
 find = METRICS.find

@@ -73,7 +73,8 @@ def make_record(plan: MapPlan, forward: Forward, predictions: Predictions, momen
     )
     # before any metric runs: one that fails costs no map
     if history is not None:
-        history.add(moment.short, condensed, *extremes.tolist())
+        low, high = extremes.tolist()
+        history.add(moment.short, condensed, low, high, predictions.classes.flatten())
     return Record(
         moment=moment,
         tag=plan.tag,
