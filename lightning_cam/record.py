@@ -119,8 +119,9 @@ class Earlier:
 
     Maps of up to 1024 cells are at layer resolution, larger ones averaged down (``lightning_cam.heat.condense``), so compare
     these with ``now`` and not with the map itself. At the first look of a run, and outside a run (validate, test, explain),
-    there is nothing to compare with and all maps but ``now`` are None: a metric is NaN then. With a target such as
-    ``predicted`` a sample's class may have been another one at an earlier look.
+    there is nothing to compare with and all maps but ``now`` are None: a metric is NaN then. The class is the same
+    throughout: where an earlier look explained another one, as a target such as ``predicted`` may, its map of that sample is
+    NaN, and so is what compares. Looks out of checkpoints that held no classes are taken to be of the same.
 
     Attributes:
         now: at this look.

@@ -10,6 +10,13 @@ from lightning_cam.metrics.boxes import max_box_acc as max_box_acc
 from lightning_cam.metrics.boxes import max_box_acc_v2 as max_box_acc_v2
 from lightning_cam.metrics.centre import at_centre as at_centre
 from lightning_cam.metrics.centre import centre_gaussian as centre_gaussian
+from lightning_cam.metrics.comparison import centre_shift as centre_shift
+from lightning_cam.metrics.comparison import cosine as cosine
+from lightning_cam.metrics.comparison import drift as drift
+from lightning_cam.metrics.comparison import jensen_shannon as jensen_shannon
+from lightning_cam.metrics.comparison import spearman as spearman
+from lightning_cam.metrics.comparison import top_iou as top_iou
+from lightning_cam.metrics.comparison import wasserstein as wasserstein
 from lightning_cam.metrics.evidence import bias_share as bias_share
 from lightning_cam.metrics.evidence import on_map as on_map
 from lightning_cam.metrics.faithfulness import adcc as adcc
@@ -27,6 +34,12 @@ from lightning_cam.metrics.localization import relevance_rank as relevance_rank
 from lightning_cam.metrics.overlap import iou as iou
 from lightning_cam.metrics.overlap import px_ap as px_ap
 from lightning_cam.metrics.pointing import pointing_game as pointing_game
+from lightning_cam.metrics.shape import effective_area as effective_area
+from lightning_cam.metrics.shape import entropy as entropy
+from lightning_cam.metrics.shape import gini as gini
+from lightning_cam.metrics.shape import norm as norm
+from lightning_cam.metrics.shape import positive_share as positive_share
+from lightning_cam.metrics.shape import strength as strength
 from lightning_cam.metrics.wrappers import control as control
 from lightning_cam.metrics.wrappers import every as every
 from lightning_cam.registry import METRICS

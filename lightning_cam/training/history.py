@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lightning_cam.heat import condense
@@ -17,12 +17,17 @@ _EXACT_CELLS = 512  # a map of more cells is kept in half precision: 64 looks at
 
 @dataclass(frozen=True, eq=False)
 class PastLook:
-    """What is kept of a look: its heading, its number, and its maps, whose values are ``heat * scale``."""
+    """What is kept of a look: its heading, its number, its maps, whose values are ``heat * scale``, and what they explain.
+
+    Attributes:
+        classes: the class that each map explains, -1 where it is of none, or not known.
+    """
 
     title: str
     place: int
     heat: Float[Tensor, "n *m"]
-    scale: float = 1.0
+    scale: float
+    classes: Int[Tensor, "n"]
 
     @property
     def values(self) -> Float[Tensor, "n *m"]:
@@ -30,6 +35,11 @@ class PastLook:
         if self.heat.dtype == torch.float32:
             return self.heat
         return self.heat.float() * self.scale
+
+    def values_of(self, classes: Int[Tensor, "n"]) -> Float[Tensor, "n *m"]:
+        """The maps in single precision; NaN where another class than these was explained."""
+        other = (self.classes != classes) & (self.classes >= 0) & (classes >= 0)
+        return self.values.masked_fill(other.reshape(-1, *[1] * (self.heat.ndim - 1)), torch.nan)
 
 
 @dataclass
@@ -59,7 +69,15 @@ class History:
         """The maps of the looks."""
         return [look.values for look in self.looks]
 
-    def add(self, title: str, heat: Float[Tensor, "n *m"], low: float, high: float, step: int | None = None) -> None:
+    def add(
+        self,
+        title: str,
+        heat: Float[Tensor, "n *m"],
+        low: float,
+        high: float,
+        classes: Int[Tensor, "n"] | None = None,
+        step: int | None = None,
+    ) -> None:
         """Add one look's condensed maps; those of another shape (another batch or input size) begin anew.
 
         Args:
@@ -67,13 +85,14 @@ class History:
             heat: maps as ``condense`` leaves them.
             low: the smallest value before condensing.
             high: the largest.
+            classes: the class that each map explains, -1 where it is of none.
             step: the look's place on the tracker's axis.
         """
         self.last_step = step
         if self.looks and self.looks[-1].heat.shape != heat.shape:
             self.clear()
         place = self.looks[-1].place + 1 if self.looks else 0
-        self.looks.append(_stored(title, place, heat))
+        self.looks.append(_stored(title, place, heat, classes))
         self.lowest = min(self.lowest, low)
         self.highest = max(self.highest, high)
         if len(self.looks) > _MOST_LOOKS:
@@ -94,15 +113,19 @@ class History:
             self.best, self._best_value = self.looks[-1].place, value
 
     def earlier(self, position: int, like: Float[Tensor, "b t *m"]) -> Earlier:
-        """One target's maps at the last look, which is the present one, and at those before; where and as its maps are."""
+        """One target's maps at the last look, which is the present one, and at those before; where and as its maps are.
+
+        Where an earlier look explained another class, its map is NaN.
+        """
         if not self.looks:
             return Earlier()
         past = self.looks[:-1]
+        present = self.looks[-1].classes
 
         def maps(look: PastLook | None) -> Tensor | None:
             if look is None:
                 return None
-            values: Tensor = look.values.unflatten(0, like.shape[:2])
+            values: Tensor = look.values_of(present).unflatten(0, like.shape[:2])
             return values[:, position].to(like)
 
         now = maps(self.looks[-1])
@@ -129,6 +152,7 @@ class History:
             "places": [look.place for look in self.looks],
             "heats": [look.heat for look in self.looks],
             "scales": [look.scale for look in self.looks],
+            "classes": [look.classes for look in self.looks],
             "extremes": [self.lowest, self.highest],
             "best": [self.best, self._best_value],
             "step": self.last_step,
@@ -136,10 +160,14 @@ class History:
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> "History":
-        """The history that a checkpoint holds; those of the first layout held maps of any size, and no scales."""
+        """The history that a checkpoint holds.
+
+        Those of the second layout held no classes; those of the first no scales either, and maps of any size.
+        """
         titles, places, heats = state["titles"], state["places"], state["heats"]
         if "scales" in state:
-            looks = [PastLook(*fields) for fields in zip(titles, places, heats, state["scales"], strict=True)]
+            classes = state.get("classes", [_of_no_class(heat) for heat in heats])
+            looks = [PastLook(*fields) for fields in zip(titles, places, heats, state["scales"], classes, strict=True)]
         else:
             looks = [_stored(title, place, condense(heat)) for title, place, heat in zip(titles, places, heats, strict=True)]
         best, best_value = state.get("best", [None, torch.nan])
@@ -153,12 +181,17 @@ class History:
         return min(inner, key=lambda i: places[i + 1] - places[i - 1])
 
 
-def _stored(title: str, place: int, heat: Float[Tensor, "n *m"]) -> PastLook:
+def _stored(title: str, place: int, heat: Float[Tensor, "n *m"], classes: Int[Tensor, "n"] | None = None) -> PastLook:
     """Single precision for small maps; for others half, scaled so that neither large nor small values are lost."""
     heat = heat.cpu().float()
+    classes = _of_no_class(heat) if classes is None else classes.cpu().int()
     if heat[0].numel() <= _EXACT_CELLS:
-        return PastLook(title, place, heat)
+        return PastLook(title, place, heat, 1.0, classes)
     finite = heat[heat.isfinite()].abs()
     scale = float(finite.max()) if finite.numel() else 1.0
     scale = scale or 1.0  # maps of zeros
-    return PastLook(title, place, (heat / scale).half(), scale)
+    return PastLook(title, place, (heat / scale).half(), scale, classes)
+
+
+def _of_no_class(heat: Float[Tensor, "n *m"]) -> Int[Tensor, "n"]:
+    return torch.full((len(heat),), -1, dtype=torch.int32)

@@ -74,7 +74,7 @@ def make_record(plan: MapPlan, forward: Forward, predictions: Predictions, momen
     # before any metric runs: one that fails costs no map
     if history is not None:
         low, high = extremes.tolist()
-        history.add(moment.short, condensed, low, high, moment.step)
+        history.add(moment.short, condensed, low, high, predictions.classes.flatten(), moment.step)
     return Record(
         moment=moment,
         tag=plan.tag,

@@ -100,13 +100,13 @@ def size_of(history):
     ],
 )
 def test_a_checkpoint_grows_by_four_mebibytes_at_most(shape):
-    history, heat = History(), condense(normal(16, *shape))
+    history, heat, classes = History(), condense(normal(16, *shape)), torch.arange(16)
     for i in range(64):
-        history.add(str(i), heat + i, 0.0, 1.0)
+        history.add(str(i), heat + i, 0.0, 1.0, classes)
     assert len(history.looks) == 64
     assert size_of(history) < 4 * MIB
     for i in range(64, 70):
-        history.add(str(i), heat + i, 0.0, 1.0)
+        history.add(str(i), heat + i, 0.0, 1.0, classes)
     assert size_of(history) < 4 * MIB
     assert {look.heat.device.type for look in history.looks} == {"cpu"}
 
@@ -259,6 +259,64 @@ def test_earlier_looks_are_those_before_the_last_by_target():
             assert torch.equal(earlier.previous, past[-1].reshape(3, 2, 2, 2)[:, position].double())
             assert torch.equal(earlier.best, past[min(i - 1, 1)].reshape(3, 2, 2, 2)[:, position].double())
         history.rate([1.0, 3.0, 2.0, 4.0][i], True)
+
+
+# of which class
+
+
+def explained(*classes, shape=(3, 3)):
+    """A history of looks at three samples that explained these classes."""
+    history = History()
+    for i, row in enumerate(classes):
+        history.add(str(i), normal(len(row), *shape, seed=i), 0.0, 1.0, torch.tensor(row))
+        history.rate(float(i == 1), True)
+    return history
+
+
+def absent(heat):
+    return heat.flatten(1).isnan().all(1).tolist()
+
+
+@pytest.mark.parametrize("shape", [(9,), (3, 3), (27, 36), (2, 3, 4)])
+def test_a_map_of_another_class_than_now_is_handed_over_as_nan(shape):
+    looks = [[0, 1, 2], [0, 5, 2], [4, 1, 2], [0, 1, 7]]
+    earlier = explained(*looks, shape=shape).earlier(0, torch.zeros(3, 1, *shape))
+    plain = explained(*[[0, 0, 0]] * 4, shape=shape).earlier(0, torch.zeros(3, 1, *shape))
+    for name, expected in (("baseline", [0, 0, 1]), ("best", [0, 1, 1]), ("previous", [1, 0, 1]), ("now", [0, 0, 0])):
+        heat, whole = getattr(earlier, name), getattr(plain, name)
+        assert absent(heat) == [bool(other) for other in expected], name
+        assert torch.equal(heat[~torch.tensor(absent(heat))], whole[~torch.tensor(absent(heat))])
+
+
+def test_each_target_is_of_its_own_class():
+    history = explained([0, 1, 2, 3, 4, 5], [0, 1, 2, 9, 9, 5])  # three samples of two targets each
+    like = torch.zeros(3, 2, 3, 3)
+    assert absent(history.earlier(0, like).baseline) == [False, False, True]
+    assert absent(history.earlier(1, like).baseline) == [False, True, False]
+
+
+def test_what_is_of_no_class_or_of_one_not_known_is_compared():
+    history = explained([-1, -1, 2], [-1, 3, -1])
+    assert absent(history.earlier(0, torch.zeros(3, 1, 3, 3)).baseline) == [False] * 3
+    untold = run(2, (3, 3, 3))
+    assert absent(untold.earlier(0, torch.zeros(3, 1, 3, 3)).baseline) == [False] * 3
+
+
+def test_classes_survive_a_checkpoint_and_one_without_them_still_loads():
+    history, like = explained([0, 1, 2], [0, 5, 2]), torch.zeros(3, 1, 3, 3)
+    buffer = io.BytesIO()
+    torch.save(history.state_dict(), buffer)
+    buffer.seek(0)
+    state = torch.load(buffer, weights_only=True)
+    assert absent(History.of(state).earlier(0, like).baseline) == [False, True, False]
+    del state["classes"]
+    old = History.of(state)
+    assert absent(old.earlier(0, like).baseline) == [False] * 3
+    old.add("2", normal(3, 3, 3), 0.0, 1.0, torch.tensor([0, 1, 2]))
+    old.add("3", normal(3, 3, 3), 0.0, 1.0, torch.tensor([1, 1, 2]))
+    assert absent(old.earlier(0, like).baseline) == [False] * 3  # nothing is known of it
+    assert absent(old.earlier(0, like).previous) == [True, False, False]
+    assert [look.classes.tolist() for look in History.of(old.state_dict()).looks] == [[-1] * 3, [-1] * 3, [0, 1, 2], [1, 1, 2]]
 
 
 def test_cleared_it_knows_nothing():
