@@ -486,6 +486,7 @@ RECORDS = [
     Mutation("record: a tag that is no text", "records/writer.py", 'tag.encode("utf-8", "backslashreplace").decode()', "tag", "records/test_reader.py -k only_names"),
     Mutation("record: no new session for a new run", "watcher.py", "        self.memory.restart()\n        self.publisher = Publisher(self.notices)", '        self.memory.restart()\n        self.publisher = getattr(self, "publisher", None) or Publisher(self.notices)', "promises/test_run_record.py -k second_fit"),
     Mutation("a full disk: a warning a place", "training/notices.py", 'cause = f"{what} OSError"', "pass", "promises/test_faults.py -k disk"),
+    Mutation("a run's pages as large as single files", "render/picture.py", "_PAGE_QUALITY = (78, 55)", "_PAGE_QUALITY = (92, 92)", "sinks/test_sinks.py -k fewer"),
     Mutation("filmstrip: drawn at every look", "training/reporter.py", "if place < _EARLY or place % _EVERY == 0:", "if True:", "promises/test_run_record.py -k fifth"),
     Mutation("filmstrip: not drawn at the end", "callback.py", "self.watcher.close(trainer.loggers)", "self.watcher.release()", "promises/test_run_record.py -k fifth or exception"),
     Mutation("filmstrip: an old one drawn over a newer", "training/publisher.py", "        self.deferred.pop(tag, None)\n", "", "promises/test_run_record.py -k plain_loop_closes"),

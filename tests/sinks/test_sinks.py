@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from lightning_cam import sinks
-from lightning_cam.render import Picture
+from lightning_cam.render import Picture, encode
 from lightning_cam.training.notices import Notices
 from lightning_cam.training.publisher import Publisher
 
@@ -84,6 +84,18 @@ def test_colours_survive_encoding(tmp_path):
     sinks.files(tmp_path, "cam/a/cam", picture("png"), 0)
     read = cv2.imread(str(tmp_path / "cam/a/cam/step_000000.png"))[..., ::-1]
     assert np.array_equal(read, picture().pixels)
+
+
+def test_the_pages_of_a_run_take_fewer_bytes_than_a_single_file_and_keep_their_colours_sharp():
+    import cv2
+
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert len(Picture(noise).encode()) < 0.75 * len(encode(noise, "jpeg"))
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 220, 30, 30
+    stripes[:, 1::2] = 30, 30, 220
+    read = cv2.imdecode(np.frombuffer(Picture(stripes).encode(), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.abs(read.astype(int) - stripes).mean() < 15  # with colours at half the resolution it is over 60
 
 
 def test_a_csv_logger_gets_files_beside_its_numbers(tmp_path):
