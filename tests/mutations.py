@@ -468,7 +468,7 @@ PATCHES = [
     Mutation("PatchMap: only the first process's patches", "callbacks/patch_collector.py", "trainer.strategy.broadcast(part, rank)", "trainer.strategy.broadcast(part, 0)", "callbacks/test_patch_ddp.py"),
 ]  # fmt: skip
 
-MUTATIONS = [*METHODS, *TARGETS, *ENGINE, *RUN, *SHOWN, *PATCHES]
+
 RECORDS = [
     Mutation("record: half the steps", "records/maps.py", "{torch.int8: 126, torch.int16: 32766}", "{torch.int8: 63, torch.int16: 16383}", "records/test_maps.py"),
     Mutation("record: infinity without its sign", "records/maps.py", ".copysign(codes)", "", "records/test_maps.py"),
@@ -493,4 +493,4 @@ RECORDS = [
     Mutation("filmstrip: in front of the exception", "callback.py", "with suppress(Exception):\n            self.teardown", "with nullcontext():\n            self.teardown", "promises/test_run_record.py -k stand_in_front"),
 ]  # fmt: skip
 
-MUTATIONS = [*METHODS, *TARGETS, *ENGINE, *RUN, *RECORDS, *SHOWN]
+MUTATIONS = [*METHODS, *TARGETS, *ENGINE, *RUN, *RECORDS, *SHOWN, *PATCHES]
