@@ -80,15 +80,18 @@ def _usual(patient: Int[Tensor, "m"], gap: Float[Tensor, "m"], patients: int) ->
 
 
 def _at_most_mean(table: PatchTable, spacing: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
-    """The mean distance, in place of distances that are none between neighbours."""
-    patients = len(table.patients)
-    empty = spacing.new_zeros(patients)
+    """The mean distance, in place of distances that are none between neighbours.
+
+    It is the s of n squares that fill the area: (width + s) (height + s) = n s^2, where width and height are those of the places.
+    """
+    empty = spacing.new_zeros(len(table.patients))
     sides = []
     for values in (table.x, table.y):
         low = empty.scatter_reduce(0, table.patient, values, "amin", include_self=False)
         high = empty.scatter_reduce(0, table.patient, values, "amax", include_self=False)
-        sides.append(high - low + spacing.nan_to_num(0))
-    count = empty.index_put((table.patient,), torch.ones_like(table.x), accumulate=True)
-    mean = (sides[0] * sides[1] / count).sqrt()
-    mean = mean.where(mean > 0, spacing)
+        sides.append(high - low)
+    others = empty.index_put((table.patient,), torch.ones_like(table.x), accumulate=True) - 1
+    both = sides[0] + sides[1]
+    mean = (both + (both.square() + 4 * others * sides[0] * sides[1]).sqrt()) / (2 * others)
+    # of one patch alone it is 0 / 0, and its spacing NaN as well
     return mean.where(spacing.isnan() | (spacing > _SPARSE * mean), spacing)

@@ -49,6 +49,22 @@ def test_a_grid_is_squares_of_equal_whole_pixels_side_by_side():
     assert placement.left[:10].tolist() == list(range(0, 240, 24)) and placement.top[::10].tolist() == list(range(0, 120, 24))
 
 
+def test_squares_are_equal_where_the_panel_is_no_multiple_of_them():
+    x, y = grid(7, 7)
+    placement = place_patches(table_of(x, y), 100)
+    assert (placement.right - placement.left).unique().tolist() == [14]
+    assert (int(placement.left.min()), int(placement.right.max())) == (1, 99)
+
+
+def test_patches_are_square_whatever_the_shape_of_their_patient():
+    parts = [grid(12, 6), grid(6, 12), grid(9, 9)]
+    x, y = ([place for part in parts for place in part[side]] for side in (0, 1))
+    table = table_of(x, y, patients=[p for p, part in enumerate(parts) for _ in part[0]])
+    placement = place_patches(table, 120)
+    assert placement.size == (120, 120)
+    assert torch.equal(placement.right - placement.left, placement.bottom - placement.top)
+
+
 def test_y_grows_downwards_and_x_to_the_right():
     placement = place_patches(table_of([0, 50, 0], [0, 0, 50]), 100)
     drawn = placement.mean(torch.tensor([0.25, 0.5, 0.75]))[0]
@@ -122,6 +138,9 @@ def test_scattered_patches_fill_about_their_area():
     places = torch.rand(2, 400, generator=torch.Generator().manual_seed(6)) * 1000
     (size,) = patch_sizes(table_of(*places.tolist())).tolist()
     assert size == pytest.approx(50, rel=0.05)
+    x, y = places.tolist()
+    (size,) = patch_sizes(table_of([*x, 10.5, 990.5], [*y, 500, 500])).tolist()
+    assert size == pytest.approx(50, rel=0.05)  # two in a row by chance, far apart
 
 
 @pytest.mark.parametrize("size", [0, -1.0, math.inf, math.nan])
