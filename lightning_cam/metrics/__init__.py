@@ -3,7 +3,8 @@
 ``@register(range=(0, 1), higher_is_better=True, floor=..., cost="none")`` says what values mean; each is optional. ``floor`` is
 what a map without preference scores: a number, or a function of ``seen`` and the metric's options. ``cost`` is what it takes
 beside the look, in words. The first metric with a direction says which look of a run is the best. A metric that compares with
-the baseline's map, the previous look's or the best one's reads ``seen.earlier``.
+the baseline's map, the previous look's or the best one's reads ``seen.earlier``; one that asks for the map of changed images,
+``seen.method``. One that gives None is not measured at this look.
 """
 
 from lightning_cam.metrics.boxes import max_box_acc as max_box_acc

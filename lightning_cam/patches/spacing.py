@@ -16,8 +16,8 @@ _SPARSE = 1.5  # spacings this many times the mean one are chance: no two patche
 def patch_sizes(table: PatchTable, given: int | float | None = None) -> Float[Tensor, "p"]:
     """The side of each patient's patches, in the units of x and y.
 
-    It is the smallest usual distance between neighbours in a row or column; where patches lie in none, the side of a square
-    that as many of them would need to fill the patient's area; of a patient with a single patch, the smallest of the others.
+    It is the smallest usual distance between neighbours in a row or column; where patches lie in none, the side of squares
+    that would fill the patient's area, and no more than the smallest of the other patients.
 
     Args:
         table: the patches.
@@ -38,12 +38,12 @@ def patch_sizes(table: PatchTable, given: int | float | None = None) -> Float[Te
     patient_x, gap_x = _gaps(table.patient, table.y, table.x)
     patient_y, gap_y = _gaps(table.patient, table.x, table.y)
     spacing = _usual(torch.cat([patient_x, patient_y]), torch.cat([gap_x, gap_y]), patients)
-    spacing = _at_most_mean(table, spacing)
-    smallest = spacing.nan_to_num(torch.inf).amin()
-    if not bool(smallest.isfinite()):
-        # one patch a patient: any size is right
-        return torch.ones_like(spacing)
-    return spacing.where(spacing.isfinite(), smallest)
+    mean = _mean(table)
+    chance = spacing.isnan() | (spacing > _SPARSE * mean)
+    smallest = spacing.masked_fill(chance, torch.inf).amin()
+    # a single patch has no mean either, and where all are single any size is right
+    estimate = torch.minimum(mean.nan_to_num(torch.inf), smallest)
+    return estimate.where(estimate.isfinite(), 1).where(chance, spacing)
 
 
 def check_size(given: int | float | None) -> None:
@@ -79,12 +79,12 @@ def _usual(patient: Int[Tensor, "m"], gap: Float[Tensor, "m"], patients: int) ->
     return padded[position].masked_fill(count == 0, torch.nan)
 
 
-def _at_most_mean(table: PatchTable, spacing: Float[Tensor, "p"]) -> Float[Tensor, "p"]:
-    """The mean distance, in place of distances that are none between neighbours.
+def _mean(table: PatchTable) -> Float[Tensor, "p"]:
+    """The mean distance of each patient's patches; NaN of a single one.
 
-    It is the s of n squares that fill the area: (width + s) (height + s) = n s^2, where width and height are those of the places.
+    It is the side s of n squares that fill the area, (width + s) (height + s) = n s^2, width and height being those of places.
     """
-    empty = spacing.new_zeros(len(table.patients))
+    empty = table.x.new_zeros(len(table.patients))
     sides = []
     for values in (table.x, table.y):
         low = empty.scatter_reduce(0, table.patient, values, "amin", include_self=False)
@@ -92,6 +92,4 @@ def _at_most_mean(table: PatchTable, spacing: Float[Tensor, "p"]) -> Float[Tenso
         sides.append(high - low)
     others = empty.index_put((table.patient,), torch.ones_like(table.x), accumulate=True) - 1
     both = sides[0] + sides[1]
-    mean = (both + (both.square() + 4 * others * sides[0] * sides[1]).sqrt()) / (2 * others)
-    # of one patch alone it is 0 / 0, and its spacing NaN as well
-    return mean.where(spacing.isnan() | (spacing > _SPARSE * mean), spacing)
+    return (both + (both.square() + 4 * others * sides[0] * sides[1]).sqrt()) / (2 * others)

@@ -44,7 +44,7 @@ def test_it_equals_scipys_matching_of_as_many_points(sides, points):
         sample[second] -= 1 / points
         work = torch.cdist(places[first], places[second])
         expected.append(float(work[optimize.linear_sum_assignment(work)].mean()))
-    # equal masses: without care the same arcs might come and go forever
+    # equal masses, so that many flows are equal, and some zero
     assert least_work(moved, sides).tolist() == pytest.approx(expected, rel=1e-10)
 
 

@@ -126,6 +126,7 @@ def test_the_size_of_a_patch_is_found():
     assert patch_sizes(table).tolist() == [50, 256]
     assert patch_sizes(table_of([0, 50, 9], [0, 0, 9], patients=["a", "a", "b"])).tolist() == [50, 50]
     assert patch_sizes(table_of([3], [7])).tolist() == [1]
+    assert patch_sizes(table_of([0, 50, 0, 90], [0, 0, 0, 70], patients=["a", "a", "b", "b"])).tolist() == [50, 50]
     assert patch_sizes(table_of(x, y), 32.0).tolist() == [32]
 
 

@@ -69,7 +69,7 @@ def wasserstein(heat: Float[Tensor, "b *m"], seen: Seen, *, to: str = "baseline"
     P in single. NaN as ``centre_shift``.
 
     The time grows about with the cube of the number of cells: of one sample in sixteen about 2 ms at 7 x 7, 20 ms at
-    14 x 14, 40 ms at 16 x 16, .3 s at 24 x 24 and 1 to 2 s at 32 x 32 cells on one CPU core. Of a fine map name a
+    14 x 14, 40 ms at 16 x 16, .3 s at 24 x 24 and 2 s at 32 x 32 cells on one CPU core. Of a fine map name a
     deeper layer, or ``centre_shift``.
 
     Source: Kantorovich 1942; of images Rubner et al. 2000 (IJCV 40); solved by the simplex method for networks,

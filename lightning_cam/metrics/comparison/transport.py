@@ -21,8 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _SAMPLES = 16  # at once: at 1024 cells they take some 100 MiB
-_ROUNDS = 10  # a cell, before a sample is given up; a fiftieth of it suffices
-_SMALLEST = 1e-13  # of all mass, is added to each cell: with flows of zero the same arcs might come and go forever
+_ROUNDS = 2  # a cell: where several flows are equal, arcs may in theory come and go forever; half a round has sufficed
 _GAIN = 1e-12  # of the diagonal: what an arc must save at least
 
 
@@ -109,7 +108,7 @@ def _improve(
 ) -> Bool[Tensor, "b"]:
     """Put in these arcs, the best first, until none saves anything; whether any did."""
     improved = torch.zeros(len(sources), dtype=torch.bool, device=sources.device)
-    for _ in range(length.shape[1] * 4):
+    for _ in range(length.shape[1]):
         gain, arc = (tree.price.gather(1, sources) - tree.price.gather(1, sinks) - length).max(1)
         saves = gain > least
         if not saves.any():
@@ -133,7 +132,7 @@ def _comb(surplus: Float[Tensor, "b n"], places: Float[Tensor, "n d"]) -> _Tree:
 
     Over one side it is the line, and its flow the least already: the difference of the cumulative sums.
     """
-    n, sides = places.shape
+    sides = places.shape[1]
     off = places - (places.amax(0) / 2).floor()
     axis = torch.arange(sides, device=places.device)
     last = axis.where(off != 0, -1).amax(1)[:, None, None]
@@ -142,10 +141,8 @@ def _comb(surplus: Float[Tensor, "b n"], places: Float[Tensor, "n d"]) -> _Tree:
     # behind an arc are the cells of the same line farther out, with all that is joined to them
     behind = (level | (axis >= last)) & (beyond | (axis != last))
     behind = (behind.all(2) & (last[:, :, 0] >= 0)).double()
-    # no two parts of the tree may have the same sum, nor zero, so each cell is given another trifle, by no rule
-    trifle = _SMALLEST * (1 + torch.rand(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
-    trifle = trifle.to(places.device)
-    carried = (surplus + trifle.where(surplus >= 0, -trifle)) @ behind.T
+    carried = surplus @ behind.T
+    # an arc that carries nothing has a direction too, or it would be none of the tree's
     carries = torch.where(carried < 0, -1, 1).to(torch.int8)
     cut = carries[:, :, None] * behind.to(torch.int8)
     flow = carried.abs().masked_fill(last[:, 0, 0] < 0, torch.inf)
