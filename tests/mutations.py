@@ -426,7 +426,7 @@ RUN = [
     Mutation("history: maps of another class compared", "training/history.py", "other = (self.classes != classes)", "other = (self.classes != self.classes)", "training/test_history.py metrics/test_drift_of_a_run.py"),
     Mutation("history: what is of no class never compared", "training/history.py", " & (self.classes >= 0) & (classes >= 0)", "", "training/test_history.py"),
     Mutation("history: classes forgotten by a checkpoint", "training/history.py", '"classes": [look.classes for look in self.looks],', '"classes": [look.classes * 0 - 1 for look in self.looks],', "training/test_history.py metrics/test_drift_of_a_run.py"),
-    Mutation("history: classes of no look", "training/records.py", "history.add(moment.short, condensed, low, high, predictions.classes.flatten())", "history.add(moment.short, condensed, low, high)", "metrics/test_drift_of_a_run.py"),
+    Mutation("history: classes of no look", "training/records.py", "history.add(moment.short, condensed, low, high, predictions.classes.flatten(), moment.step)", "history.add(moment.short, condensed, low, high, None, moment.step)", "metrics/test_drift_of_a_run.py"),
     Mutation("condense: flat maps too large", "heat.py", "return _shrinkage(long, cells)", "return factor", "test_heat.py training/test_history.py"),
     Mutation("rating by a metric without a direction", "training/records.py", "if history is not None and higher_is_better is not None and metric.label in values:", "if history is not None and metric.label in values:", "metrics/test_contract.py"),
     Mutation("summarize: infinite values counted", "metrics/measure.py", "defined = flat.isfinite()", "defined = ~flat.isnan()", "metrics/test_contract.py"),

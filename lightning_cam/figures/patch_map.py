@@ -92,7 +92,7 @@ def patch_map(
     Example:
         >>> columns = {"patient_id": [1, 1, 2, 2], "x": [0, 50, 0, 0], "y": [0, 0, 0, 50], "target": [0, 1, 0, 1]}
         >>> patch_map(columns | {"probability": [0.2, 0.7, 0.4, 0.3]}).shape
-        torch.Size([3, 477, 1071])
+        torch.Size([3, 671, 753])
     """
     if not isinstance(table, PatchTable):
         table = PatchTable.of(table)

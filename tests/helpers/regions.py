@@ -4,6 +4,7 @@ import torch
 
 from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
+from lightning_cam.model.trace import Calls
 from lightning_cam.record import Earlier
 from lightning_cam.targets import find
 from lightning_cam.targets.target import TargetScores
@@ -18,7 +19,7 @@ def looked(baseline=None, now=None, dtype=torch.float64, **regions):
     scores = torch.zeros(size[0], 1, dtype=dtype)
     scored = find(0)
     choice = scored.choose(scores, None, None)
-    forward = Forward(None, images, scores, TargetScores(scores, choice, scored), {}, [], regions=regions)
+    forward = Forward(None, images, scores, TargetScores(scores, choice, scored), {}, Calls(), regions=regions)
     return Seen(forward, "layer", 0, Earlier(now, baseline))
 
 

@@ -12,6 +12,7 @@ from torch import nan
 from lightning_cam import metrics
 from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
+from lightning_cam.model.trace import Calls
 from lightning_cam.record import Earlier
 from lightning_cam.targets import find
 from lightning_cam.targets.target import TargetScores
@@ -28,7 +29,7 @@ def seen_with(earlier, n=2):
     blank = torch.zeros(n, 1)
     scored = find(0)
     scores = TargetScores(blank, scored.choose(blank, None, None), scored)
-    return Seen(Forward(None, blank, blank, scores, {}, []), "layer", 0, earlier)
+    return Seen(Forward(None, blank, blank, scores, {}, Calls()), "layer", 0, earlier)
 
 
 def between(name, now, then, **options):

@@ -13,6 +13,7 @@ from lightning_cam.capture.seen import Seen
 from lightning_cam.capture.session import open_session
 from lightning_cam.data.regions import to_mask
 from lightning_cam.metrics.measure import summarize
+from lightning_cam.model.trace import Calls
 from lightning_cam.record import Earlier, to_host
 from lightning_cam.registry import METRICS
 from lightning_cam.targets import find
@@ -91,7 +92,7 @@ def seen_with(**boxes):
     regions = {name: to_mask(torch.tensor(box), images) for name, box in boxes.items()}
     scored = find(0)
     choice = scored.choose(scores, None, None)
-    return Seen(Forward(None, images, scores, TargetScores(scores, choice, scored), {}, [], regions=regions), "layer")
+    return Seen(Forward(None, images, scores, TargetScores(scores, choice, scored), {}, Calls(), regions=regions), "layer")
 
 
 def test_the_floor_of_energy_inside_is_the_regions_share_of_the_image():

@@ -15,11 +15,12 @@ from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
 from lightning_cam.data.regions import to_mask
 from lightning_cam.heat import resize
+from lightning_cam.model.trace import Calls
 
 
 def seen(**regions):
     blank = torch.zeros(len(next(iter(regions.values()), [0])), 1)
-    return Seen(Forward(None, blank, blank, None, {}, [], regions=regions), "layer")
+    return Seen(Forward(None, blank, blank, None, {}, Calls(), regions=regions), "layer")
 
 
 def box(x0, y0, x1, y1, h=8, w=8):

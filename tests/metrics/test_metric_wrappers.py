@@ -9,11 +9,12 @@ from traces import random_states
 from lightning_cam import metrics
 from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
+from lightning_cam.model.trace import Calls
 from lightning_cam.registry import METRICS, Registry
 
 pytestmark = STRICT
 
-NOTHING = Seen(Forward(None, torch.zeros(1, 1), None, None, {}, []), "layer")
+NOTHING = Seen(Forward(None, torch.zeros(1, 1), None, None, {}, Calls()), "layer")
 
 
 def permuted(heat, **options):

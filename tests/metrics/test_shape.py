@@ -12,6 +12,7 @@ from torch import nan
 from lightning_cam import metrics
 from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
+from lightning_cam.model.trace import Calls
 
 pytestmark = STRICT
 
@@ -21,7 +22,7 @@ SIZES = [(9,), (7, 7), (3, 5), (1, 6), (4, 3, 2), (1, 1)]
 
 def value(name, heat):
     blank = torch.zeros(len(heat), 1)
-    return metrics.find(name).function(heat, Seen(Forward(None, blank, blank, None, {}, []), "layer"))
+    return metrics.find(name).function(heat, Seen(Forward(None, blank, blank, None, {}, Calls()), "layer"))
 
 
 def drawn(*shape, seed=0):

@@ -15,6 +15,7 @@ from lightning_cam.cli.image_file import MEAN, STD
 from lightning_cam.cli.main import main
 from lightning_cam.heat import resize
 from lightning_cam.model.default_layer import find_default_layer
+from lightning_cam.model.trace import Calls
 
 pytestmark = [NEEDS_DATA, pytest.mark.slow]
 WALLABY = 104  # ImageNet has no kangaroo; this is the nearest
@@ -126,7 +127,7 @@ def test_the_wallaby_is_where_the_kangaroo_is(wallaby, kangaroos, net, least, le
 @pytest.mark.parametrize(("net", "least"), [("squeezenet", 0.69), ("mobilenet", 0.65)])
 def test_the_energy_is_where_the_kangaroo_is(wallaby, kangaroos, net, least):
     images, inside = kangaroos["whole"].images, kangaroos["whole"].inside
-    seen = Seen(Forward(None, images, None, None, {}, [], regions={"kangaroo": inside}), "features")
+    seen = Seen(Forward(None, images, None, None, {}, Calls(), regions={"kangaroo": inside}), "features")
     energy, area = metrics.energy_inside(wallaby(net, "cam"), seen), inside.float().mean((1, 2))
     assert energy.mean() >= least
     assert (energy > area).float().mean() >= 0.95
