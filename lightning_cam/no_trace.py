@@ -88,15 +88,16 @@ def _restore_parameters(parameters: Parameters) -> None:
     """
     for module, by_name in parameters:
         replaced = {}
+        present = dict(module._parameters)  # a scripted module's has no get
         for name, parameter in by_name.items():
-            now = module._parameters.get(name, vars(module).get(name))
+            now = present.get(name, vars(module).get(name))
             if _took_the_place(now, parameter):
                 replaced[name] = parameter
         if replaced:
             # in the order of before, which is that of an optimizer's state
-            others = [name for name in module._parameters if name not in by_name]
-            order = [name for name in by_name if name in module._parameters or name in replaced]
-            present = {**module._parameters, **replaced}
+            others = [name for name in present if name not in by_name]
+            order = [name for name in by_name if name in present or name in replaced]
+            present |= replaced
             for name in replaced:
                 vars(module).pop(name, None)
             module._parameters.clear()

@@ -144,7 +144,7 @@ def test_the_samples_stay_the_same_whatever_becomes_of_the_batch_handed_in(tmp_p
     [
         (dict(method="gradcam"), "Did you mean 'grad_cam'"),
         (dict(method={"grad_cam": {"sigma": 1}}), "has no option 'sigma'"),
-        (dict(metrics=["energy"]), "Did you mean 'energy_inside'"),
+        (dict(metrics=["energy"]), "Did you mean .*'energy_inside'"),
         (dict(target="labels"), "Did you mean 'label'"),
         (dict(target="probability"), "is refused"),
         (dict(batch=0), "expected a count of at least 1"),

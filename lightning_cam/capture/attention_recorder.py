@@ -147,7 +147,7 @@ class AttentionRecorder(TorchFunctionMode):
         if isinstance(output, tuple) and output:
             output = output[0]  # where weights or caches are returned too, tokens come first
         if len(self.attentions) > recorded_before and isinstance(output, Tensor):
-            self.outputs[name] = output
+            self.outputs[name] = output.clone()  # what is behind may write into it
 
     def _written_out(
         self,
