@@ -276,7 +276,7 @@ SHOWN = [
     Mutation("max_box_acc: the threshold of the batch in a run", "metrics/boxes.py", 'if question.threshold == "baseline" and baseline is not None:', "if False:", "metrics/test_boxes.py -k baseline"),
     Mutation("max_box_acc: the first of equally good thresholds", "metrics/boxes.py", "torch.nan).nanmedian(0).values.long()", "torch.inf).amin(0).long()", "metrics/test_boxes.py -k reference or middle"),
     Mutation("max_box_acc: an equal overlap does not fit", "metrics/boxes.py", "[..., None] >= large.new_tensor(question.deltas)", "[..., None] > large.new_tensor(question.deltas)", "metrics/test_boxes.py -k equal"),
-    Mutation("max_box_acc_v2: one threshold for all overlaps", "metrics/boxes.py", "best.expand(len(heat), 1, -1)", "best[:1].expand(len(heat), 1, len(best))", "metrics/test_boxes.py -k v2"),
+    Mutation("max_box_acc_v2: one threshold for all overlaps", "metrics/boxes.py", "best.expand(len(heat), 1, -1)", "best[:1].expand(len(heat), 1, len(best))", "metrics/test_boxes.py -k serves"),
     Mutation("boxes with inclusive ends", "metrics/boxes.py", "torch.maximum(low, other_low)).clamp(min=0)", "torch.maximum(low, other_low) + 1).clamp(min=0)", "metrics/test_components.py metrics/test_overlap.py -k half_open or perfect"),
     Mutation("components: corners do not touch", "metrics/components.py", "if step > (0,) * sides:", "if step > (0,) * sides and sum(map(abs, step)) == 1:", "metrics/test_components.py"),
     Mutation("components: hills joined over saddles", "metrics/components.py", "offered = offered.where(flat == summit // p, 0)", "offered = offered * 1", "metrics/test_components.py"),

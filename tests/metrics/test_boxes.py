@@ -203,3 +203,11 @@ def test_a_run_keeps_the_threshold_of_its_first_look(tmp_path):
     assert defined.all()
     expected = reference_localization.max_box_acc(maps, masks, 0.5, largest=True, chosen_on=before)
     assert second.values["max_box_acc"][:, 0].tolist() == expected
+
+
+def test_each_overlap_of_v2_has_the_threshold_that_serves_it_best():
+    """Two samples of three fit loosely at low thresholds alone, and the first fits closely at high ones alone."""
+    wide = [1.0, 0.3, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0]
+    heat = torch.tensor([[[1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5]], [wide], [wide]])
+    seen = looked(a=boxes_of((0, 0, 4, 1), (0, 0, 6, 1), (0, 0, 6, 1), h=1, w=8))
+    assert metrics.max_box_acc_v2(heat, seen, deltas=[0.3, 0.7]).tolist() == [1, 0.5, 0.5]
