@@ -150,3 +150,13 @@ def test_trying_draws_no_warning_and_keeps_no_gradient(recwarn):
     model = Unpacks().double()
     ModelCall(inputs=Inputs({"image": X}, (("item", "image"),), count=4)).settle(model, X)
     assert model.grads == [False, False] and not recwarn.list
+
+
+def test_changed_images_stand_in_the_whole_batch_in_place_of_its_own():
+    batch = {"image": X, "place": PLACE}
+    inputs = Inputs(batch, (("item", "image"),), count=len(X))
+    call = Arguments(whole=True)
+    changed = torch.stack([X[1] + i for i in range(3)])
+    given = call.call(lambda given: given, changed, inputs, slice(1, 2))
+    assert torch.equal(given["image"], changed) and torch.equal(given["place"], PLACE[1:2].repeat_interleave(3, 0))
+    assert batch["image"] is X  # and the batch stays
