@@ -488,6 +488,7 @@ PATCHES = [
     Mutation("PatchMap: looks that are not due", "callbacks/patch_map.py", "if trainer.sanity_checking or self.schedule.due(trainer):", "if True:", "callbacks/test_patch_run.py -k due"),
     Mutation("PatchMap: patches of every loader", "callbacks/patch_map.py", "dataloader_idx == self.loader", "True", "callbacks/test_patch_run.py -k loaders"),
     Mutation("PatchMap: losses taken for logits", "callbacks/patch_outputs.py", "elif not _is_measure(part):", "else:", "callbacks/test_patch_outputs.py"),
+    Mutation("PatchMap: feature maps held", "callbacks/patch_outputs.py", "if isinstance(logits, Tensor) and 1 <= logits.ndim <= 2:", "if isinstance(logits, Tensor):", "callbacks/test_patch_outputs.py -k feature_maps"),
     Mutation("PatchMap: the step taken for the forward", "training/compat.py", '== "wrapped_forward"', '== ""', "callbacks/test_patch_outputs.py -k run_as_a_forward"),
     Mutation("PatchMap: probabilities that do not sum to one", "callbacks/patch_outputs.py", "proper = _in_unit(values).all() & ", "proper = _in_unit(values).all() | ", "callbacks/test_patch_outputs.py -k sum_to_one"),
     Mutation("PatchMap: a reading that changes back", "callbacks/patch_reading.py", "self.proper = proper", "pass", "callbacks/test_patch_outputs.py -k leave"),

@@ -62,10 +62,11 @@ class OutputWatch:
     """Catches what the module, or else a part of it, gives while its own step runs; nothing is run for it.
 
     Attributes:
-        calls: name and output of every call so far, ``""`` for the module itself.
+        calls: name and numbers of every call so far that gave a row a sample, ``""`` for the module itself; no feature maps,
+            which would stay in memory.
     """
 
-    calls: list[tuple[str, Any]] = field(default_factory=list)
+    calls: list[tuple[str, Tensor]] = field(default_factory=list)
     _steps: list[bool] = field(default_factory=list)
     _handles: list[Any] = field(default_factory=list)
 
@@ -92,12 +93,12 @@ class OutputWatch:
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _ends(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._steps.pop():
-            self.calls.append(("", output))
+            self.calls += [("", logits) for logits in _logits(output)]
 
     def _caught(self, name: str) -> Callable[..., None]:
         @torch.compiler.disable  # type: ignore[untyped-decorator]
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self.calls.append((name, output))
+            self.calls += [(name, logits) for logits in _logits(output)]
 
         return hook  # type: ignore[no-any-return]
 
@@ -124,7 +125,7 @@ def read_output(output: Any, key: Any, watch: OutputWatch, rows: int) -> tuple[T
         value: Any = output.get(name)
         if _fits(value, rows):
             return value, f"{name!r} of what validation_step returns"
-    found = [(name, logits) for name, value in watch.calls for logits in _logits(value) if _fits(logits, rows)]
+    found = [(name, logits) for name, logits in watch.calls if _fits(logits, rows)]
     own = [logits for name, logits in found if not name]
     if own:
         return own[0], "the output of the module"
@@ -168,12 +169,14 @@ def _entry(output: Any, key: Any) -> Any:
         ) from None
 
 
-def _logits(output: Any) -> Iterator[Any]:
+def _logits(output: Any) -> Iterator[Tensor]:
+    """The logits of an output, if it has any; whatever a part returns, it must not end the user's step."""
     try:
-        yield find_logits(output, None)
-    except ValueError:
-        # a part may return anything
+        logits = find_logits(output, None)
+    except Exception:
         return
+    if isinstance(logits, Tensor) and 1 <= logits.ndim <= 2:
+        yield logits
 
 
 def _fits(value: Any, rows: int) -> bool:

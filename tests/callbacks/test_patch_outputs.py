@@ -223,5 +223,21 @@ def test_parts_in_lists_are_watched_and_metrics_are_not():
     assert source == "the output of 'heads.tumour'" and torch.equal(logits, module.heads["tumour"](x))
 
 
+class Sealed:
+    """An output that answers no question."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+
+def test_what_is_caught_holds_no_feature_maps_and_ends_no_step():
+    module = nn.ModuleDict({"odd": nn.Identity(), "trunk": nn.Conv2d(3, 4, 1), "pool": nn.Flatten()})
+    watch = OutputWatch()
+    watch.attach(module)
+    module["odd"](Sealed())
+    module["pool"](module["trunk"](torch.rand(4, 3, 8, 8)))
+    assert [(name, logits.shape) for name, logits in watch.calls] == [("pool", (4, 256))]
+
+
 def test_the_callback_is_public():
     assert PatchMap().tag == "patches"

@@ -7,8 +7,8 @@ samples at once, as rows of tensors.
 
 A tree is kept as the inverse of its incidence matrix, whose entries are -1, 0 and 1 and stay exact: the row of an arc
 tells the cells that it cuts off from the root, by the direction in which it carries. Its ``price`` of a cell is
-Kantorovich's potential, the work of bringing a unit from there to the root along the tree: once no two cells differ
-by more than their distance, it proves the flow to be the least.
+Kantorovich's potential, the work of bringing a unit from there to the root along the tree: once no
+source and sink differ by more than their distance, it proves the flow to be the least.
 
 Source: Dantzig 1951; Ahuja, Magnanti & Orlin 1993, Network Flows, chapter 11.
 """
