@@ -182,6 +182,7 @@ ENGINE = [
     Mutation("a model's own function mode ended", "model/tokens/joined.py", " and _get_current_function_mode() is self", "", "model/test_joined_tokens.py -k own_stays"),
     Mutation("attention read up to the last token", "capture/attention.py", "end = tokens.shape[1] - self.layout.suffix", "end = tokens.shape[1]", "model/test_joined_tokens.py -k no_map"),
     Mutation("a residual branch for its block", "model/default_layer.py", "if block in within.fit and within.tells(block):", "if False:", "model/test_default_block.py -k preferred or hiera"),
+    Mutation("a block whose map is not read for its branch", "model/default_layer.py", "if block in within.fit and within.tells(block):", "if block in within.fit:", "model/test_default_block.py -k beside_the_map"),
     Mutation("what hands on a part's own map taken for a block", "model/traced_forward.py", " and bool((gradient == 1).all()) and not torch.equal(branch, total)", "", "model/test_default_block.py -k nothing_more"),
     Mutation("a decoder's pooling for the bottleneck", "model/default_layer.py", "pooled.append(grid)", "pass", "model/test_default_block.py -k bottleneck"),
     Mutation("a picture of the result is the default layer", "model/default_layer.py", "if self.forward.calls[i].map_shape[0] > 1]", "if True]", "model/test_default_block.py -k one_channel"),

@@ -106,6 +106,34 @@ def test_a_block_is_preferred_to_its_last_part_however_it_hands_its_tokens_on(ha
     close(found.heat, grad_cam(net, found.layer, x, take), 1e-10)
 
 
+class Both(nn.Module):
+    """A residual block that hands its map on beside a pooled branch."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+
+    def forward(self, x):
+        change = self.branch(x)
+        return x + change, change.mean((2, 3))
+
+
+def test_a_branch_stays_where_only_what_its_block_hands_on_beside_the_map_is_read():
+    class Reads(nn.Module):
+        def __init__(self, i):
+            super().__init__()
+            torch.manual_seed(0)
+            self.i, self.stem, self.block, self.head = i, nn.Conv2d(3, WIDTH, 8, 8), Both(), nn.Linear(WIDTH, 4)
+            self.double().eval()
+
+        def forward(self, x):
+            read = self.block(self.stem(x))[self.i]
+            return self.head(read if self.i else read.mean((2, 3)))
+
+    assert explain(Reads(0), images(), target=1).layer == "block"
+    assert explain(Reads(1), images(), target=1).layer == "block.branch"
+
+
 def test_a_block_whose_patches_are_not_read_is_none():
     net = Net(lambda x: (x, None), "token")
     assert find_default_layer(net, images(), net) == "encoder.layers.1.norm1"

@@ -19,6 +19,7 @@ from lightning_cam.model.head import head_weight
 from lightning_cam.model.merged import merged_bias, merged_weight
 from lightning_cam.model.names import find_layer, modules_by_name, named_as
 from lightning_cam.model.trace import record_calls
+from lightning_cam.model.traced_forward import trace_forward
 from lightning_cam.model.wrapped import unwrapped, wrapped
 from lightning_cam.targets import find
 
@@ -385,3 +386,36 @@ def test_full_gradients_count_the_biases_that_act():
             of_image, of_biases = full_gradients(seen)
         total = of_image.flatten(1).sum(1) + sum(bias.flatten(1).sum(1) for bias in of_biases)
         close(total, seen.score)
+
+
+class Attends(nn.Module):
+    """Attention straight behind a convolution, without a norm between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.attn, self.head = nn.Conv2d(3, 6, 4, 4), SelfAttention(6), nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.head(self.attn(self.stem(x).flatten(2).mT).mean(1))
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(c, 3 * c), nn.Linear(c, c)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.proj(torch.nn.functional.scaled_dot_product_attention(q, k, v))
+
+
+@pytest.mark.parametrize("is_adapted", [False, True])
+def test_a_projection_under_an_adapter_is_part_of_its_attention_and_what_runs_before_it_is_not(is_adapted):
+    torch.manual_seed(3)
+    net = Attends().double().eval()
+    if is_adapted:
+        adapted(net, "attn.qkv")
+    x = images(1)
+    forward = trace_forward(net, x.shape, lambda: net(x), within=False)
+    parts = {forward.calls[i].name for i in forward.attention_parts}
+    assert parts == {"attn.qkv", "attn.proj"}
