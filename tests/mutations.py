@@ -510,7 +510,7 @@ RECORDS = [
     Mutation("record: what is cut short read", "records/event_file.py", "if length + _CHECKSUM > size - file.tell():", "if False:", "records/test_reader.py -k cut_at"),
     Mutation("record: a length believed", "records/event_file.py", "if masked_crc32c(head[:8]) != checksum:", "if False:", "records/test_reader.py -k length"),
     Mutation("record: copies of a look", "records/reader.py", "looks.setdefault((content.session, content.number), content)", "looks[content.session, len(looks)] = content", "records/test_reader.py -k two_loggers"),
-    Mutation("record: left in a queue", "records/writer.py", "            place.writer.flush()\n", "", "records/test_reader.py -k being_written"),
+    Mutation("record: left in a queue", "records/writer.py", "            place.writer.flush()\n", "", "records/test_reader.py -k as_soon"),
     Mutation("record: written on behind half an event", "records/writer.py", "del self._files[place.folder]", "pass", "records/test_writer.py -k full_disk"),
     Mutation("record: the samples at every look", "records/writer.py", "if (place.folder, samples) not in self._written:", "if True:", "records/test_writer.py -k once"),
     Mutation("record: a tag that is no text", "records/writer.py", 'tag.encode("utf-8", "backslashreplace").decode()', "tag", "records/test_reader.py -k only_names"),

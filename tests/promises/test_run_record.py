@@ -243,8 +243,10 @@ def test_a_filmstrip_that_fails_at_the_end_does_not_stand_in_front_of_the_except
     callback = cam(on_error="raise")
 
     def break_it(run, module):
-        if run.current_epoch == 9:
+        if run.current_epoch == 8:  # before the look whose filmstrip is left for the end
             monkeypatch.setattr(RecordPages, "filmstrip", lambda pages: 1 / 0)
+        if run.current_epoch == 9:
+            assert callback.watcher.publisher.deferred
             raise Interrupted("on purpose")
 
     with pytest.raises(Interrupted):

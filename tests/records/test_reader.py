@@ -3,6 +3,7 @@
 import os
 import struct
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -336,6 +337,18 @@ def test_it_is_read_while_it_is_being_written(logger, tmp_path):
     looks = [look for look in quietly_read(tmp_path).looks if look.session == run.session]
     assert len(looks) == 40 and counts == sorted(counts)
     assert all(differing(one, look.records[0]) == [] for one, look in zip(expected, looks, strict=True))
+
+
+def test_a_look_is_there_as_soon_as_it_is_written_also_on_a_slow_disk(tmp_path, monkeypatch):
+    run, batch, logger = RunWriter(), made_batch(), SummaryWriter(tmp_path)
+    (place,) = places([logger], tmp_path)
+    disk = logger._get_file_writer().event_writer._async_writer._writer
+    write = disk.write
+    monkeypatch.setattr(disk, "write", lambda data: (time.sleep(0.2), write(data)))
+    for step in range(3):
+        run.begin_look()
+        run.write(place, [made_record(step=step)], batch, "cam", SMALL)
+        assert len(quietly_read(tmp_path).looks) == step + 1
 
 
 # TensorBoard
