@@ -33,9 +33,10 @@ class CAMCallback(Callback):
         target: which number is explained: a name of ``lightning_cam.targets.names()``, with options as for methods; a class id;
             a callable ``(logits, label) -> class ids or scores``; or a list of these.
         batch: which samples: a count, dataset indices, a ``Batch``, or a batch handed in.
-        metrics: names of ``lightning_cam.metrics.names()``; by default ``energy_inside``, if the batch has regions. The mean
-            over the samples for which one is defined is logged as ``<tag>/<metric>``, their share as ``<metric>_defined``,
-            so that checkpoints and early stopping can monitor them; NaN if it is defined for none.
+        metrics: names of ``lightning_cam.metrics.names()``. The mean over the samples for which one is defined is logged as
+            ``<tag>/<metric>``, NaN if it is for none; their share as ``<metric>_defined``. By default the first eight of
+            ``energy_inside``, ``enrichment``, ``pointing_game`` (with regions), ``drift``, ``drift_floor``, ``settled_at``,
+            ``feature_drift``, ``head_drift``, ``entropy`` and ``strength``, and a share only where it is below 1.
         model: which network is watched, if not the whole module: its dotted name in the LightningModule, as ``"student"`` or
             ``"ema.module"``, or a callable that is given the module and returns the network, which may be another callback's.
             Layers are named within it.
@@ -82,6 +83,7 @@ class CAMCallback(Callback):
             layer,
             method,
             target=target,
+            batch=batch,
             metrics=metrics,
             style=style,
             forward=forward,
@@ -92,7 +94,7 @@ class CAMCallback(Callback):
             on_error=on_error,
         )
         self.watcher.notices.owner = "CAMCallback"
-        self.model, self.batch, self.schedule = model, Batch.of(batch), schedule
+        self.model, self.batch, self.schedule = model, self.watcher.batch_options, schedule
         self.samples = RunSamples(self.batch, self.watcher.notices)
 
     @property

@@ -6,8 +6,8 @@ from typing import Any
 from lightning.fabric.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from lightning_cam.capture.predictions import class_probabilities
 from lightning_cam.capture.session import open_session
+from lightning_cam.capture.summary.predictions import class_probabilities
 from lightning_cam.data.batch import Batch
 from lightning_cam.data.loader import load_samples
 from lightning_cam.explanation import Explanation as Explanation

@@ -21,6 +21,7 @@ class Moment:
         short: as a column of a filmstrip is headed, "start" or "3".
         baseline: whether it comes before the first optimizer step.
         fitting: whether it belongs to a run, whose earlier looks it is compared with and shown beside.
+        epoch: how many epochs were trained, in a loop without a Trainer the step; None outside a run.
     """
 
     step: int
@@ -28,6 +29,7 @@ class Moment:
     short: str
     baseline: bool = False
     fitting: bool = True
+    epoch: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +116,19 @@ class Record:
 
 
 @dataclass(frozen=True, eq=False)
+class Factors:
+    """What maps are made of where the head is linear behind a mean over space: activations, and the weight of each channel.
+
+    Attributes:
+        activation: what the layer returned.
+        weight: the score's gradient by each channel, the same at every place.
+    """
+
+    activation: Float[Tensor, "b c *m"]
+    weight: Float[Tensor, "b c"]
+
+
+@dataclass(frozen=True, eq=False)
 class Earlier:
     """One target's maps over the run, for metrics that compare: of one shape, on the device and in the precision of the maps.
 
@@ -129,6 +144,10 @@ class Earlier:
         previous: at the look before this.
         best: at the look with the best value so far of the first metric that has a direction.
         looks: how many looks of the run came before this one; 0 outside a run.
+        past: at all looks before this one that are kept, 64 at most, the first and the last among them.
+        epochs: how many epochs were trained at each of these, and at this look.
+        factors: what the maps of the first look were made of, where the head is linear behind a mean over space.
+        noise: how far each map moves by what should not move it; NaN where that was not measured.
     """
 
     now: Float[Tensor, "b *m"] | None = None
@@ -136,6 +155,10 @@ class Earlier:
     previous: Float[Tensor, "b *m"] | None = None
     best: Float[Tensor, "b *m"] | None = None
     looks: int = 0
+    past: Float[Tensor, "k b *m"] | None = None
+    epochs: tuple[float | None, ...] = ()
+    factors: Factors | None = None
+    noise: Float[Tensor, "b"] | None = None
 
 
 def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:

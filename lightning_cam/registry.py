@@ -246,5 +246,5 @@ def _listed(names: Sequence[str]) -> str:
 
 
 METHODS: Registry[Callable[..., Any]] = Registry("method")
-METRICS: Registry[Callable[..., Any]] = Registry("metric", facts=("range", "higher_is_better", "floor", "cost"))
+METRICS: Registry[Callable[..., Any]] = Registry("metric", facts=("range", "higher_is_better", "floor", "cost", "reads"))
 TARGETS: Registry[Callable[..., Any]] = Registry("target", facts=("reads",))

@@ -14,18 +14,19 @@ from lightning_cam.data.loader import load_plain_batch
 from lightning_cam.figures.captions import name_target
 from lightning_cam.methods.apply import map_plans
 from lightning_cam.methods.fusion import find_fusion
-from lightning_cam.metrics.measure import chosen_metrics
-from lightning_cam.model.call import ForwardOption, ModelCall, check_forward
+from lightning_cam.metrics.measure import default_metrics
+from lightning_cam.model.call import ForwardOption, check_forward
 from lightning_cam.model.output import Output
 from lightning_cam.no_trace import isolated_rng, no_trace
 from lightning_cam.record import Moment, Record
 from lightning_cam.registry import METHODS, METRICS
 from lightning_cam.render.style import Style
+from lightning_cam.targets.target import Target
 from lightning_cam.training.history import History
+from lightning_cam.training.look import Chunk, Look, LookResult, Part, chunks_of, logged_numbers
 from lightning_cam.training.memory import Memory
 from lightning_cam.training.notices import Notices, warn_of_clipping
 from lightning_cam.training.publisher import Publisher
-from lightning_cam.training.records import LookResult, logged_numbers, make_records, with_evidence, with_numbers
 from lightning_cam.training.reporter import Album, report_look
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ class Watcher:
         method: a name of ``lightning_cam.methods.names()``, or several; options as ``{name: {option: value}}``.
         target: which number is explained, as for ``CAMCallback``.
         batch: which samples: a count, dataset indices, or a ``Batch``.
-        metrics: names of ``lightning_cam.metrics.names()``; by default ``energy_inside``, if the batch has regions.
+        metrics: names of ``lightning_cam.metrics.names()``; by default as for ``CAMCallback``.
         style: how maps are shown.
         forward: how the model is run, as for ``CAMCallback``.
         output: where the logits are in the model's output: key, position, attribute or callable.
@@ -123,7 +124,7 @@ class Watcher:
         """Let go of everything on the device; the samples are loaded anew at the next look."""
         self.publisher.deferred.clear()
         self.batch: FixedBatch | None = None
-        self.call: ModelCall | None = None
+        self.chunks: Sequence[Chunk] = ()
         self.layer_names: list[str] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -156,7 +157,7 @@ class Watcher:
         Returns:
             a Record for each layer and method; none where the look failed.
         """
-        moment = Moment(step, title or f"step {step}", title or str(step), baseline=not self.looked)
+        moment = Moment(step, title or f"step {step}", title or str(step), baseline=not self.looked, epoch=float(step))
         self.publisher.open(self.loggers, self.folder)
         look = self.attempt("a look", self.look_at, moment, self.tag)
         if look is None:
@@ -172,25 +173,32 @@ class Watcher:
             result = self.compute(moment)
             self.report(result, tag)
             alone = len(self.methods) == 1 and (len(self.layer_names) == 1 or self.fusion is not None)
-            return result.records, logged_numbers(result.records, tag, alone)
+            return result.records, logged_numbers(result.records, tag, alone, self.metrics is not None)
 
     def compute(self, moment: Moment) -> LookResult:
         """The first half: when it returns, every hook is out and every state put back."""
         batch = self._fixed_batch(moment.fitting)
-        target, histories = self.memory.of(moment)
-        with no_trace(self.owner or self._model), self._open_session(batch) as session:
-            forward = session.forward(batch.images, target, batch.labels, batch.regions)
-            self._remember(session, forward)
-            plans = map_plans(self.layer_names, self.methods, self.fusion)
-            metrics = chosen_metrics(self.metrics, forward)
-            records = make_records(plans, forward, moment, histories, self.attempt)
-            records = with_numbers(records, plans, forward, metrics, histories, self.attempt)
-            records = with_evidence(records, forward, self.notices)
-            concepts = self.memory.concepts.follow_all(forward, self.layer_names, moment, self.attempt)
-        result = LookResult(moment, batch, records, concepts)
+        metrics = default_metrics(bool(batch.regions)) if self.metrics is None else self.metrics
+        targets, histories = self.memory.of(moment, len(self.chunks))
+        look = Look(moment, metrics, histories, self.memory.noise)
+        with no_trace(self.owner or self._model):
+            for chunk, target in zip(self.chunks, targets, strict=True):
+                self._compute_chunk(chunk, target, look)
+        records = look.records(batch, self.attempt)
+        result = LookResult(moment, batch, records, look.concepts, look.events)
         for observer in self.observers:
             observer(result)
         return result
+
+    def _compute_chunk(self, chunk: Chunk, target: Target, look: Look) -> None:
+        batch = chunk.batch
+        with self._open_session(chunk) as session:
+            forward = session.forward(batch.images, target, batch.labels, batch.regions)
+            self._remember(session, forward)
+            plans = map_plans(self.layer_names, self.methods, self.fusion)
+            look.add(Part(forward, plans, chunk.samples, self.attempt), self.notices)
+            if not chunk.samples.start:  # what is drawn is of the first samples
+                look.concepts = self.memory.concepts.follow_all(forward, self.layer_names, look.moment, self.attempt)
 
     def report(self, result: LookResult, tag: str) -> None:
         """The second half: pictures, from the Records alone; one that fails costs only itself."""
@@ -215,30 +223,23 @@ class Watcher:
             # hooks of a batch's way to the device may ask whether the model is training
             with no_trace(self.owner or self._model):
                 self.batch = self.load() if self.load else load_plain_batch(self._model, self.data, self.batch_options)
-            self.call = ModelCall(self.forward, self.batch.inputs, self.batch.picture)
+            self.chunks = chunks_of(self.batch, self.batch_options.pictures, self.forward)
             warn_of_clipping(self.batch, self.style, self.notices)
             if fitting:
                 self.memory.follow_samples(self.batch, self.notices)
         return self.batch
 
-    def _open_session(self, batch: FixedBatch) -> AbstractContextManager[Session]:
+    def _open_session(self, chunk: Chunk) -> AbstractContextManager[Session]:
         # found by itself, the layer is traced once and then stays the same, also where adapters or a freeze come later
         layers = self.layer_names or self.layers
-        return open_session(
-            self._model,
-            layers,
-            batch.images,
-            output=self.output,
-            context=self.context,
-            call=self.call,
-        )
+        images = chunk.batch.images
+        return open_session(self._model, layers, images, output=self.output, context=self.context, call=chunk.call)
 
     def _remember(self, session: Session, forward: Forward) -> None:
         """The default layer is looked for once."""
         if not self.layer_names and not self.layers:
             self.notices.say(f"watching the layer {session.layers[0]!r}, found by itself")
-        for text in [session.call.in_words(), *forward.in_words(), forward.target_scores.choice.note]:
-            self.notices.say(text)
+        self.notices.say(session.call.in_words(), *forward.in_words(), forward.target_scores.choice.note)
         self.layer_names = list(session.layers)
 
 

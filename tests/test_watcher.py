@@ -193,7 +193,7 @@ def test_without_a_model_it_says_what_is_missing(tmp_path):
 
 def test_what_fails_later_is_one_warning_and_the_training_goes_on(tmp_path):
     net = plain_net()
-    watching = watcher(net, tmp_path, method=failing({2, 3}), on_error="warn")
+    watching = watcher(net, tmp_path, method=failing({2, 3}), metrics=[], on_error="warn")
     records = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -218,7 +218,7 @@ def test_a_forward_that_fails_later_costs_that_look_alone(tmp_path):
 
 
 def test_what_fails_later_raises_if_so_wished(tmp_path):
-    watching = watcher(plain_net(), tmp_path, method=failing({2}), on_error="raise")
+    watching = watcher(plain_net(), tmp_path, method=failing({2}), metrics=[], on_error="raise")
     watching.look(0)
     with pytest.raises(ArithmeticError, match="call 2"):
         watching.look(1)

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -136,10 +136,27 @@ class Session:
                 prepare(self.model)
         return self._recorded(images, target, None, labels, regions)
 
-    def forward_again(self, forward: Forward, images: Shaped[Tensor, "b ..."]) -> Forward:
-        """Run the model on other images of the same samples, and score what was chosen before."""
+    def forward_again(self, forward: Forward, images: Shaped[Tensor, "n ..."], samples: slice = slice(None)) -> Forward:
+        """Run the model on other images of the same samples, and score what was chosen before.
+
+        Args:
+            forward: the forward in which it was chosen.
+            images: the other images.
+            samples: which of its samples they are, in a session of this part of them.
+        """
         scores = forward.target_scores
-        return self._recorded(images, scores.target, scores.choice, forward.labels, forward.regions)
+        choice = scores.choice
+        if samples != slice(None):
+            choice = choice.rows(samples, len(images))
+        labels = forward.labels
+        if labels is not None:
+            labels = labels[samples]
+        regions = {name: mask[samples] for name, mask in forward.regions.items()}
+        return self._recorded(images, scores.target, choice, labels, regions)
+
+    def part(self, samples: slice, context: Context | None = None) -> "Session":
+        """The same open model for some of the samples alone, under the same context or another."""
+        return replace(self, call=self.call.part(samples), context=context or self.context)
 
     def activations(self, images: Shaped[Tensor, "b ..."]) -> Forward:
         """Run the model once without gradient, for what its layers return alone."""

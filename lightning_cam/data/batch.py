@@ -27,6 +27,7 @@ class Batch:
     Args:
         samples: the first n of the dataset, a list of dataset indices, or a batch handed in as the loader would give it. Of a
             loader without samples by index (DALI, FFCV, streaming and iterable sets) the first n that pass by in the run.
+        pictures: how many of them are shown, the first; by default all. Numbers are of all samples, in chunks of so many.
         per_class: take this many of each class instead of the first n, classes in order.
         loader: which of several validation loaders, by position or key.
         image: key, position, attribute or callable that takes the images [b c h w] out of a batch; signals [b c t] or volumes
@@ -56,12 +57,18 @@ class Batch:
     label: Key = None
     regions: Key | Annotations | Mapping[str, Key | Annotations] = None
     classes: Sequence[str] | None = None
+    pictures: int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.samples, bool) or (isinstance(self.samples, int) and self.samples < 1):
             raise ValueError(f"Batch(samples={self.samples!r}): expected a count of at least 1, indices, or a batch.")
         if self.per_class is not None and self.per_class < 1:
             raise ValueError(f"Batch(per_class={self.per_class!r}): expected at least 1.")
+        if self.pictures is not None and (isinstance(self.pictures, bool) or self.pictures < 1):
+            raise ValueError(
+                f"Batch(pictures={self.pictures!r}): expected how many of the samples are shown, at least 1, "
+                "such as Batch(samples=256, pictures=16)."
+            )
         if self.axes is not None:
             parse_axes(self.axes)
 
@@ -159,20 +166,24 @@ class FixedBatch:
 
     def first(self, n: int) -> "FixedBatch":
         """The first n samples."""
+        return self.part(slice(n))
+
+    def part(self, samples: slice) -> "FixedBatch":
+        """The samples in a slice."""
         labels = self.labels
         if labels is not None:
-            labels = labels[:n]
+            labels = labels[samples]
         picture = self.picture
         if picture is not None:
-            picture = picture[:n]
+            picture = picture[samples]
         return replace(
             self,
-            images=self.images[:n],
+            images=self.images[samples],
             labels=labels,
-            inputs=self.inputs.first(n),
+            inputs=self.inputs.part(samples),
             picture=picture,
-            regions={name: mask[:n] for name, mask in self.regions.items()},
-            names=self.names[:n],
+            regions={name: mask[samples] for name, mask in self.regions.items()},
+            names=self.names[samples],
         )
 
     def class_name(self, index: int) -> str:

@@ -8,10 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_cam.capture.evidence import known_shares
+from lightning_cam.capture.crossed import Crossed, NotCrossed
 from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
+from lightning_cam.capture.summary.evidence import known_shares
 from lightning_cam.methods.fusion import fused
+from lightning_cam.methods.gradient import grad_cam
 from lightning_cam.registry import Entry
 
 
@@ -54,10 +56,22 @@ class MapPlan:
 
     def of_target(self, seen: Seen) -> Float[Tensor, "b *m"]:
         """The maps of one target alone, by the same method: those of changed images, for metrics that ask for them."""
+        if isinstance(seen, Crossed):
+            return self._of_factors(seen)
         heats = [target_maps(replace(seen, layer=layer), self.method) for layer in self.layers]
         if self.fusion is None:
             return heats[0]
         return fused([heat[:, None] for heat in heats], self.fusion)[:, 0]
+
+    def _of_factors(self, seen: Crossed) -> Float[Tensor, "b *m"]:
+        if self.fusion is not None:
+            raise NotCrossed("A fused map is of several layers.")
+        heat: Tensor
+        if self.method.label == "cam":  # it reads the head itself, and is grad_cam times the number of places
+            heat = grad_cam(seen) * seen.activation[0, 0].numel()
+        else:
+            heat = self.method.function(seen)
+        return heat
 
     def on_map(self, forward: Forward) -> Float[Tensor, "b t"] | None:
         """The share of each score's evidence that is on the map; None where that is not known, or layers are fused."""

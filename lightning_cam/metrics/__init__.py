@@ -1,10 +1,11 @@
 """Metrics: ``(heat, seen) -> score [b]``, NaN where undefined. ``names()`` lists them, ``@register`` adds one.
 
-``@register(range=(0, 1), higher_is_better=True, floor=..., cost="none")`` says what values mean; each is optional. ``floor`` is
-what a map without preference scores: a number, or a function of ``seen`` and the metric's options. ``cost`` is what it takes
-beside the look, in words. The first metric with a direction says which look of a run is the best. A metric that compares with
-the baseline's map, the previous look's or the best one's reads ``seen.earlier``; one that asks for the map of changed images,
-``seen.method``. One that gives None is not measured at this look.
+``@register(range=(0, 1), higher_is_better=True, floor=..., cost="none", reads=())`` says what values mean; each is optional.
+``floor`` is what a map without preference scores: a number, or a function of ``seen`` and the metric's options. ``cost`` is
+what it takes beside the look, in words. ``reads`` names what a run keeps for it beside earlier maps (``noise``, ``factors``),
+or ``batch`` where it must see all samples at once. The first metric with a direction says which look of a run is the best. A
+metric that compares with the baseline's map, the previous look's or the best one's reads ``seen.earlier``; one that asks for
+the map of changed images, ``seen.method``. One that gives None is not measured at this look.
 """
 
 from lightning_cam.metrics.boxes import max_box_acc as max_box_acc
@@ -14,7 +15,11 @@ from lightning_cam.metrics.centre import centre_gaussian as centre_gaussian
 from lightning_cam.metrics.comparison import centre_shift as centre_shift
 from lightning_cam.metrics.comparison import cosine as cosine
 from lightning_cam.metrics.comparison import drift as drift
+from lightning_cam.metrics.comparison import drift_floor as drift_floor
+from lightning_cam.metrics.comparison import feature_drift as feature_drift
+from lightning_cam.metrics.comparison import head_drift as head_drift
 from lightning_cam.metrics.comparison import jensen_shannon as jensen_shannon
+from lightning_cam.metrics.comparison import settled_at as settled_at
 from lightning_cam.metrics.comparison import spearman as spearman
 from lightning_cam.metrics.comparison import top_iou as top_iou
 from lightning_cam.metrics.comparison import wasserstein as wasserstein

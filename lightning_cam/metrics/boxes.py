@@ -28,7 +28,9 @@ def centre_boxes(seen: Seen, **options: Any) -> Float[Tensor, "b"]:
     return at_centre(lambda heat, seen: max_box_acc_v2(heat, seen, **options), seen)
 
 
-@METRICS.register(range=(0.0, 1.0), higher_is_better=True, floor=centre_box, cost="components above 100 thresholds")
+@METRICS.register(
+    range=(0.0, 1.0), higher_is_better=True, floor=centre_box, cost="components above 100 thresholds", reads=("batch",)
+)
 def max_box_acc(
     heat: Float[Tensor, "b *m"],
     seen: Seen,
@@ -69,7 +71,9 @@ def max_box_acc(
     return _accuracy(heat, seen, question)
 
 
-@METRICS.register(range=(0.0, 1.0), higher_is_better=True, floor=centre_boxes, cost="components above 100 thresholds")
+@METRICS.register(
+    range=(0.0, 1.0), higher_is_better=True, floor=centre_boxes, cost="components above 100 thresholds", reads=("batch",)
+)
 def max_box_acc_v2(
     heat: Float[Tensor, "b *m"],
     seen: Seen,

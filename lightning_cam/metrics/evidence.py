@@ -3,8 +3,8 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from lightning_cam.capture.evidence import share_on_map
 from lightning_cam.capture.seen import Seen
+from lightning_cam.capture.summary.evidence import share_on_map
 from lightning_cam.registry import METRICS
 
 

@@ -13,14 +13,19 @@ from lightning_cam.heat import has_evidence
 from lightning_cam.record import Earlier
 from lightning_cam.registry import METRICS, Entry
 
+MOST_CURVES = 8  # of a map, where no metrics are named
+_OF_REGIONS = ("energy_inside", "enrichment", "pointing_game")
+_OF_MAPS = ("drift", "drift_floor", "settled_at", "feature_drift", "head_drift", "entropy", "strength")
 
-def chosen_metrics(metrics: Sequence[Entry[Any]] | None, forward: Forward) -> Sequence[Entry[Any]]:
-    """The metrics named; without any ``energy_inside``, where the batch has regions."""
-    if metrics is not None:
-        return metrics
-    if forward.regions:
-        return [METRICS.find("energy_inside")]
-    return []
+
+def default_metrics(regions: bool) -> Sequence[Entry[Any]]:
+    """What is measured where no metrics are named, the most telling first: the first eight there are become curves.
+
+    Args:
+        regions: whether the batch has any.
+    """
+    names = [*(_OF_REGIONS if regions else ()), *_OF_MAPS]
+    return [METRICS.find(name) for name in names]
 
 
 def measure(

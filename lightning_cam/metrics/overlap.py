@@ -65,7 +65,9 @@ def pooled_area(seen: Seen, *, region: str | None = None, scaled: str = "positiv
     return share.expand(len(marked)).where(marked, torch.nan)
 
 
-@METRICS.register(range=(0.0, 1.0), higher_is_better=True, floor=pooled_area, cost="a sort of all pixels of the batch")
+@METRICS.register(
+    range=(0.0, 1.0), higher_is_better=True, floor=pooled_area, cost="a sort of all pixels of the batch", reads=("batch",)
+)
 def px_ap(
     heat: Float[Tensor, "b *m"], seen: Seen, *, region: str | None = None, scaled: str = "positive"
 ) -> Float[Tensor, "b"]:

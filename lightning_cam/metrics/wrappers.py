@@ -17,7 +17,7 @@ Metric = Callable[[Tensor, Seen], Tensor | None]
 
 
 # without a direction: a random map must never say which look is the best
-@partial(METRICS.wrapper, keeps=("range", "cost"))
+@partial(METRICS.wrapper, keeps=("range", "cost", "reads"))
 def control(metric: Metric, *, seed: int = 0) -> Metric:
     """The random-map control: any metric of the same map with its cells in random order.
 
@@ -39,7 +39,7 @@ def control(metric: Metric, *, seed: int = 0) -> Metric:
     return controlled
 
 
-@partial(METRICS.wrapper, keeps=("range", "higher_is_better", "cost"))
+@partial(METRICS.wrapper, keeps=("range", "higher_is_better", "cost", "reads"))
 def every(metric: Metric, *, n: int = 5) -> Metric:
     """A metric at every n-th look of a run only, the first among them: for those that cost many forwards.
 

@@ -1,45 +1,18 @@
 """The maps of a run so far, for the filmstrip and for metrics that compare; small, on the CPU, and kept in checkpoints."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lightning_cam.change.past import PastLook, of_no_class, stored
 from lightning_cam.heat import condense
-from lightning_cam.record import Earlier
+from lightning_cam.record import Earlier, Factors, Moment
 
 _MOST_LOOKS = 64
-_EXACT_CELLS = 512  # a map of more cells is kept in half precision: 64 looks at sixteen samples then take 2 MiB at most
-
-
-@dataclass(frozen=True, eq=False)
-class PastLook:
-    """What is kept of a look: its heading, its number, its maps, whose values are ``heat * scale``, and what they explain.
-
-    Attributes:
-        classes: the class that each map explains, -1 where it is of none, or not known.
-    """
-
-    title: str
-    place: int
-    heat: Float[Tensor, "n *m"]
-    scale: float
-    classes: Int[Tensor, "n"]
-
-    @property
-    def values(self) -> Float[Tensor, "n *m"]:
-        """The maps in single precision."""
-        if self.heat.dtype == torch.float32:
-            return self.heat
-        return self.heat.float() * self.scale
-
-    def values_of(self, classes: Int[Tensor, "n"]) -> Float[Tensor, "n *m"]:
-        """The maps in single precision; NaN where another class than these was explained."""
-        other = (self.classes != classes) & (self.classes >= 0) & (classes >= 0)
-        return self.values.masked_fill(other.reshape(-1, *[1] * (self.heat.ndim - 1)), torch.nan)
 
 
 @dataclass
@@ -58,6 +31,8 @@ class History:
 
     _best_value: float = torch.nan
     last_step: int | None = None  # of the last look, on the tracker's axis
+    factors: list[Factors] = field(default_factory=list)  # of each target's maps at the first look; none if they have none
+    noise: Float[Tensor, "b t"] | None = None  # how far each map moves by what should not move it; NaN where not measured
 
     @property
     def titles(self) -> list[str]:
@@ -76,7 +51,7 @@ class History:
         low: float,
         high: float,
         classes: Int[Tensor, "n"] | None = None,
-        step: int | None = None,
+        moment: Moment | None = None,
     ) -> None:
         """Add one look's condensed maps; those of another shape (another batch or input size) begin anew.
 
@@ -86,13 +61,15 @@ class History:
             low: the smallest value before condensing.
             high: the largest.
             classes: the class that each map explains, -1 where it is of none.
-            step: the look's place on the tracker's axis.
+            moment: when, on the tracker's axis and in epochs.
         """
-        self.last_step = step
+        epoch = None
+        if moment is not None:
+            self.last_step, epoch = moment.step, moment.epoch
         if self.looks and self.looks[-1].heat.shape != heat.shape:
             self.clear()
         place = self.looks[-1].place + 1 if self.looks else 0
-        self.looks.append(_stored(title, place, heat, classes))
+        self.looks.append(replace(stored(title, place, heat, classes), epoch=epoch))
         self.lowest = min(self.lowest, low)
         self.highest = max(self.highest, high)
         if len(self.looks) > _MOST_LOOKS:
@@ -103,6 +80,17 @@ class History:
         self.looks = []
         self.lowest, self.highest = torch.inf, -torch.inf
         self.best, self._best_value = None, torch.nan
+        self.factors, self.noise = [], None
+
+    def rows(self, samples: slice, targets: int) -> "History":
+        """The same of some of the samples, each of so many targets; what is added to it is not added here."""
+        maps = slice(*(i * targets for i in samples.indices(self._samples(targets))[:2]))
+        return replace(
+            self,
+            looks=[replace(look, heat=look.heat[maps], classes=look.classes[maps]) for look in self.looks],
+            factors=[Factors(part.activation[samples], part.weight[samples]) for part in self.factors],
+            noise=None if self.noise is None else self.noise[samples],
+        )
 
     def rate(self, value: float, higher_is_better: bool) -> None:
         """Say how good the last look is; the best so far is kept."""
@@ -129,11 +117,25 @@ class History:
             return values[:, position].to(like)
 
         now = maps(self.looks[-1])
+        epochs = tuple(look.epoch for look in self.looks)
+        noise = None
+        if self.noise is not None:
+            noise = self.noise[:, position].to(like)
         if not past:
-            return Earlier(now, looks=self.looks[-1].place)
+            return Earlier(now, looks=self.looks[-1].place, epochs=epochs, noise=noise)
 
         best = next((look for look in past if look.place == self.best), None)
-        return Earlier(now, maps(past[0]), maps(past[-1]), maps(best), self.looks[-1].place)
+        return Earlier(
+            now,
+            maps(past[0]),
+            maps(past[-1]),
+            maps(best),
+            self.looks[-1].place,
+            torch.stack([look.values_of(present) for look in past]).unflatten(1, like.shape[:2])[:, :, position].to(like),
+            epochs,
+            self._factors_of(position, like),
+            noise,
+        )
 
     def spread(self, columns: int) -> list[int]:
         """Positions of at most so many looks: the first, the last, and between them evenly over the run."""
@@ -153,6 +155,10 @@ class History:
             "heats": [look.heat for look in self.looks],
             "scales": [look.scale for look in self.looks],
             "classes": [look.classes for look in self.looks],
+            "epochs": [look.epoch for look in self.looks],
+            "changes": [look.change for look in self.looks],
+            "jumped": [look.jumped for look in self.looks],
+            "factors": [[part.activation, part.weight] for part in self.factors],
             "extremes": [self.lowest, self.highest],
             "best": [self.best, self._best_value],
             "step": self.last_step,
@@ -166,32 +172,30 @@ class History:
         """
         titles, places, heats = state["titles"], state["places"], state["heats"]
         if "scales" in state:
-            classes = state.get("classes", [_of_no_class(heat) for heat in heats])
-            looks = [PastLook(*fields) for fields in zip(titles, places, heats, state["scales"], classes, strict=True)]
+            classes = state.get("classes", [of_no_class(heat) for heat in heats])
+            later = [state.get(name, [None] * len(heats)) for name in ("epochs", "changes", "jumped")]
+            kept = zip(titles, places, heats, state["scales"], classes, *later, strict=True)
+            looks = [PastLook(*fields) for fields in kept]
         else:
-            looks = [_stored(title, place, condense(heat)) for title, place, heat in zip(titles, places, heats, strict=True)]
+            looks = [stored(title, place, condense(heat)) for title, place, heat in zip(titles, places, heats, strict=True)]
         best, best_value = state.get("best", [None, torch.nan])
         lowest, highest = state["extremes"]
-        return cls(looks, lowest, highest, best, best_value, state.get("step"))
+        factors = [Factors(*part) for part in state.get("factors", [])]
+        return cls(looks, lowest, highest, best, best_value, state.get("step"), factors)
+
+    def _samples(self, targets: int) -> int:
+        if not self.looks:
+            return 0
+        return len(self.looks[-1].heat) // targets
+
+    def _factors_of(self, position: int, like: Tensor) -> Factors | None:
+        if not self.factors:
+            return None
+        part = self.factors[position]
+        return Factors(part.activation.to(like.device), part.weight.to(like.device))
 
     def _most_crowded(self) -> int:
         """The position whose neighbours are closest, other than the ends and the best."""
         places = [look.place for look in self.looks]
         inner = [i for i in range(1, len(places) - 1) if places[i] != self.best]
         return min(inner, key=lambda i: places[i + 1] - places[i - 1])
-
-
-def _stored(title: str, place: int, heat: Float[Tensor, "n *m"], classes: Int[Tensor, "n"] | None = None) -> PastLook:
-    """Single precision for small maps; for others half, scaled so that neither large nor small values are lost."""
-    heat = heat.cpu().float()
-    classes = _of_no_class(heat) if classes is None else classes.cpu().int()
-    if heat[0].numel() <= _EXACT_CELLS:
-        return PastLook(title, place, heat, 1.0, classes)
-    finite = heat[heat.isfinite()].abs()
-    scale = float(finite.max()) if finite.numel() else 1.0
-    scale = scale or 1.0  # maps of zeros
-    return PastLook(title, place, (heat / scale).half(), scale, classes)
-
-
-def _of_no_class(heat: Float[Tensor, "n *m"]) -> Int[Tensor, "n"]:
-    return torch.full((len(heat),), -1, dtype=torch.int32)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_cam.change.noise import NoiseFloor
 from lightning_cam.data.batch import FixedBatch
 from lightning_cam.record import Moment
 from lightning_cam.targets import state
@@ -13,6 +14,8 @@ from lightning_cam.training.history import History
 from lightning_cam.training.notices import Notices
 
 _SAMPLES = "samples"  # the key of their fingerprints
+_NOISE = "noise"
+_REST = "targets"  # the key of what targets keep of all parts of the batch but the first
 
 
 class Memory:
@@ -26,6 +29,7 @@ class Memory:
         target: which number is explained, with what it took up.
         concepts: where each concept was at the last look.
         history: the maps by ``<layer>/<method>``.
+        noise: how far maps move by what should not move them.
         fingerprints: the samples' own, in their order; none before the first look.
         looked: whether a look came off.
     """
@@ -39,17 +43,21 @@ class Memory:
     def restart(self) -> None:
         """Forget everything, as for a new run."""
         self.history: dict[str, History] = {}
+        self.noise = NoiseFloor()
+        self.rest: list[Target] = []
         self.target = state.anew(self.target)
         self.concepts.load_state_dict({})
         self.fingerprints: tuple[str, ...] = ()
         self.looked = False
 
-    def of(self, moment: Moment) -> tuple[Target, dict[str, History]]:
-        """The target and the history that a look goes on with."""
-        if moment.fitting:
-            return self.target, self.history
-        # validate and test look at what may be other samples, and must not move what the run is compared with
-        return state.anew(self.target), {}
+    def of(self, moment: Moment, parts: int = 1) -> tuple[list[Target], dict[str, History]]:
+        """The target of each part of the batch, which keeps what is of its samples, and the history of the run."""
+        if not moment.fitting:
+            # validate and test look at what may be other samples, and must not move what the run is compared with
+            return [state.anew(self.target) for _ in range(parts)], {}
+        while len(self.rest) < parts - 1:
+            self.rest.append(state.anew(self.target))
+        return [self.target, *self.rest[: parts - 1]], self.history
 
     def follow_samples(self, batch: FixedBatch, notices: Notices) -> None:
         """Take these samples for those of the run, with a warning if the run had others."""
@@ -67,6 +75,10 @@ class Memory:
         """What a checkpoint holds: plain values and CPU tensors."""
         states: dict[str, Any] = {tag: history.state_dict() for tag, history in self.history.items()}
         states |= state.state(self.target) | self.concepts.state_dict()
+        if self.rest:
+            states[_REST] = [state.state(target) for target in self.rest]
+        if self.noise.turn:
+            states[_NOISE] = self.noise.state_dict()
         # no key before the first look
         if self.fingerprints:
             states[_SAMPLES] = list(self.fingerprints)
@@ -77,10 +89,14 @@ class Memory:
         self.history = {tag: History.of(maps) for tag, maps in states.items() if "/" in tag}
         state.load(self.target, states)
         self.concepts.load_state_dict(states)
+        self.rest = [state.anew(self.target) for _ in states.get(_REST, ())]
+        for target, kept in zip(self.rest, states.get(_REST, ()), strict=True):
+            state.load(target, kept)
+        self.noise = NoiseFloor.from_state(states.get(_NOISE, {}))
         self.fingerprints = tuple(states.get(_SAMPLES, ()))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "target": None}  # what a target's name stands for cannot always be pickled
+        return {**self.__dict__, "target": None, "rest": []}  # what a target's name stands for cannot always be pickled
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__ |= attributes | {"target": find(attributes["spec"])}

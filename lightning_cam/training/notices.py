@@ -34,10 +34,11 @@ class Notices:
         if self._is_new(cause or text):
             warnings.warn(f"{self.owner}: {text}", stacklevel=3)
 
-    def say(self, text: str) -> None:
+    def say(self, *texts: str) -> None:
         """Tell on the first process, once a text; nothing where there is none."""
-        if text and self._is_new(text):
-            rank_zero_info(f"{self.owner}: {text}")
+        for text in texts:
+            if text and self._is_new(text):
+                rank_zero_info(f"{self.owner}: {text}")
 
     def failed(self, what: str, error: Exception) -> None:
         """Warn of what failed; errors of one kind from one place are one cause, whatever number or path they name."""

@@ -10,8 +10,8 @@ from lightning_cam.record import Moment
 from lightning_cam.render.picture import Picture, to_host
 from lightning_cam.render.style import Style
 from lightning_cam.training.history import History
+from lightning_cam.training.look import Attempt, LookResult
 from lightning_cam.training.publisher import Publisher
-from lightning_cam.training.records import Attempt, LookResult
 
 # looks from which on a filmstrip is drawn at every fifth only: each version stays in an event file, a megabyte each
 _EARLY = 8

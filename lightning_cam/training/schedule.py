@@ -42,9 +42,9 @@ class Schedule:
 def baseline_moment(trainer: Any, schedule: Schedule) -> Moment:
     """The moment before the first optimizer step; of a run resumed without a baseline, the moment it goes on."""
     if trainer.global_step == 0:
-        return Moment(0, "before training", "start", baseline=True)
+        return Moment(0, "before training", "start", baseline=True, epoch=0.0)
     epoch = trainer.current_epoch
-    return Moment(_step(trainer, schedule), f"resumed at epoch {epoch}", f"at {epoch}", baseline=True)
+    return Moment(_step(trainer, schedule), f"resumed at epoch {epoch}", f"at {epoch}", baseline=True, epoch=float(epoch))
 
 
 def present_moment(trainer: Any, schedule: Schedule, histories: Mapping[str, History]) -> Moment:
@@ -59,7 +59,7 @@ def present_moment(trainer: Any, schedule: Schedule, histories: Mapping[str, His
         return Moment(step, word, word, fitting=False)
     epochs = trainer.current_epoch + _trained_share(trainer)
     short = f"{epochs:.2f}".rstrip("0").rstrip(".")
-    return Moment(step, f"epoch {short}", short)
+    return Moment(step, f"epoch {short}", short, epoch=float(epochs))
 
 
 def _trained_share(trainer: Any) -> float:

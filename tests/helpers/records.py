@@ -1,6 +1,6 @@
 """A Record of maps made by hand."""
 
-from lightning_cam.capture.predictions import predict
+from lightning_cam.capture.summary.predictions import predict
 from lightning_cam.heat import maximum
 from lightning_cam.record import Moment, Record
 

@@ -29,7 +29,7 @@ def given_to_model(callback):
 
 def batches(folder, val=None, net=None, train=None, callback_batch=4, seen_by_model=False, layer="relu", before=(), **options):
     """The batch of every look, as the callback keeps it or as the model is given it."""
-    callback, shown = cam(layer, batch=callback_batch, on_error="raise"), []
+    callback, shown = cam(layer, batch=callback_batch, metrics=[], on_error="raise"), []
     callback.watcher.observers.append(lambda result: shown.append(result.batch))
     inputs = given_to_model(callback) if seen_by_model else []
     fit(folder, [*before, callback], net, train=train, val=val, **options)

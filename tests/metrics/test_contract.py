@@ -18,7 +18,7 @@ from lightning_cam.record import Earlier, to_host
 from lightning_cam.registry import METRICS
 from lightning_cam.targets import find
 from lightning_cam.targets.target import TargetScores
-from lightning_cam.training import records as making
+from lightning_cam.training.look import part as making
 
 pytestmark = STRICT
 

@@ -12,9 +12,9 @@ from vits import ViT, photos, timm_vit, torchvision_vit
 from zoo import gap_linear, images
 
 from lightning_cam import explain, metrics
-from lightning_cam.capture.evidence import known_shares
 from lightning_cam.capture.seen import Seen
 from lightning_cam.capture.session import open_session
+from lightning_cam.capture.summary.evidence import known_shares
 from lightning_cam.figures.captions import captions
 from lightning_cam.metrics.evidence import token_share
 from lightning_cam.model.layout import Layout

@@ -56,7 +56,7 @@ def test_rows_and_other_images_of(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_the_first_samples_of(form):
     batch, parts = FORMS[form]
-    first = Inputs(batch, locate(batch, X), None, 3).first(2)
+    first = Inputs(batch, locate(batch, X), None, 3).part(slice(2))
     assert first.count == 2 and parts(first.batch)[1].tolist() == [0, 1]
 
 

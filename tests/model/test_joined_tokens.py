@@ -14,9 +14,9 @@ from torch.overrides import TorchFunctionMode
 from vits import ViT, photos
 
 from lightning_cam import explain
-from lightning_cam.capture.evidence import share_on_map
 from lightning_cam.capture.seen import Seen
 from lightning_cam.capture.session import open_session
+from lightning_cam.capture.summary.evidence import share_on_map
 from lightning_cam.model.layout import Layout
 from lightning_cam.model.trace import record_calls
 from lightning_cam.targets import find

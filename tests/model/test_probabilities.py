@@ -15,9 +15,9 @@ from vits import ViT, photos
 from zoo import gap_linear, gap_mlp, images
 
 from lightning_cam import explain
-from lightning_cam.capture.predictions import predict
 from lightning_cam.capture.seen import Seen
 from lightning_cam.capture.session import open_session
+from lightning_cam.capture.summary.predictions import predict
 from lightning_cam.model.probabilities import OutputReader, without_rounding
 from lightning_cam.targets import find
 

@@ -121,7 +121,7 @@ def test_a_method_that_fails_later_is_one_warning_and_training_goes_on_untouched
     train, val = functools.partial(loader, 24, shuffle=True, size=4), functools.partial(loader, 12)
     net = functools.partial(Net, dropout=0.3, norm=True)
     runs, found = [], []
-    for callbacks in ([cam(method=failing(2))], []):
+    for callbacks in ([cam(method=failing(2), metrics=[])], []):
         found.append(caught(lambda c=callbacks: runs.append(traced(tmp_path, c, net, train, val, max_epochs=4))))
     assert differences(*runs) == []
     assert len(found[0]) == 1 and "Broken" in found[0][0] and "training goes on" in found[0][0]
@@ -136,20 +136,20 @@ def test_two_causes_are_two_warnings(tmp_path):
         return seen.activation.mean(1)
 
     both.calls = 0
-    found = caught(lambda: fit(tmp_path, cam(method=both), max_epochs=5))
+    found = caught(lambda: fit(tmp_path, cam(method=both, metrics=[]), max_epochs=5))
     assert len(found) == 2 and "ZeroDivisionError" in found[0] and "Broken" in found[1]
 
 
 def test_on_error_raise_raises_later_too(tmp_path):
     with pytest.raises(Broken, match="call 2"):
-        fit(tmp_path, cam(method=failing(2), on_error="raise"))
+        fit(tmp_path, cam(method=failing(2), metrics=[], on_error="raise"))
 
 
 def test_a_keyboard_interrupt_in_a_method_stops_the_run_cleanly(tmp_path):
     for at in (1, 2):
         trace, net = Trace(), Net(dropout=0.3)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            fit(tmp_path, [cam(method=failing(at, KeyboardInterrupt)), trace], net)
+            fit(tmp_path, [cam(method=failing(at, KeyboardInterrupt), metrics=[]), trace], net)
         hook, last = trace.states[-1]
         assert hook == "on_exception"
         assert all(count == 0 for k, v in last.items() if k.startswith("hooks ") for count in v.values())
@@ -234,6 +234,7 @@ def test_maps_without_a_number_are_shown_and_their_metric_is_nan(value, scale, t
     callback = cam(
         layer="trunk",
         method=["activation_mean", "grad_cam"],
+        metrics=["energy_inside"],
         batch=BOXES,
         style=Style(tile=32, scale=scale),
         on_error="raise",

@@ -112,7 +112,7 @@ def test_the_comparison_would_see_a_look_that_is_not_over(tmp_path):
         return seen.activation.mean(1)
 
     before = Recorder(lambda trainer, module: everything(module), "on_train_start", "on_validation_epoch_end")
-    fit(tmp_path, [before, cam(method=during)], Net(dropout=0.3), num_sanity_val_steps=0, max_epochs=1)
+    fit(tmp_path, [before, cam(method=during, metrics=[])], Net(dropout=0.3), num_sanity_val_steps=0, max_epochs=1)
     different = {key for one, other in zip(states, before.kept, strict=True) for key in one if one[key] != other[key]}
     assert {"hooks relu", "training drop", "attributes ", "mode grad"} <= different
 
@@ -180,7 +180,7 @@ def test_a_method_that_fails_later_costs_only_its_own_map(tmp_path):
 
 
 def test_the_other_methods_maps_are_those_of_a_run_in_which_nothing_fails(tmp_path):
-    whole, failed = cam(method=["activation_mean", "grad_cam"]), cam(method=[failing(2), "grad_cam"])
+    whole, failed = cam(method=["activation_mean", "grad_cam"], metrics=[]), cam(method=[failing(2), "grad_cam"], metrics=[])
     fit(tmp_path / "whole", whole, max_epochs=3)
     caught(lambda: fit(tmp_path / "failed", failed, max_epochs=3))
     pairs = zip(whole.history["relu/grad_cam"].heats, failed.history["relu/grad_cam"].heats, strict=True)

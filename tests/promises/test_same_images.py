@@ -45,7 +45,7 @@ def test_a_forward_that_asks_for_the_stage_sees_a_validation(options, tmp_path):
             return super().forward(x)
 
     stages: list = []
-    fit(tmp_path, cam(batch=5), Asks(), **options)
+    fit(tmp_path, cam(batch=5, metrics=[]), Asks(), **options)
     assert len(stages) == 3 and set(stages) == {(False, True, False)}
 
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from lightning_cam.capture.predictions import class_probability
 from lightning_cam.capture.seen import Seen
+from lightning_cam.capture.summary.predictions import class_probability
 from lightning_cam.heat import min_max
 from lightning_cam.metrics.faithfulness.probability import at_image_size, explained_probability
 

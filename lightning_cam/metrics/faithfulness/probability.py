@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from lightning_cam.capture.predictions import class_probability
 from lightning_cam.capture.seen import Seen
+from lightning_cam.capture.summary.predictions import class_probability
 from lightning_cam.heat import resize
 
 LEAST = 0.05

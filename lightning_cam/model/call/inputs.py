@@ -52,10 +52,10 @@ class Inputs:
             return images
         return images.permute(self.order)
 
-    def first(self, n: int) -> "Inputs":
-        """The first n samples."""
-        n = min(n, self.count)
-        return replace(self, batch=self.rows(slice(n), n), count=n)
+    def part(self, samples: slice) -> "Inputs":
+        """Those of the samples in a slice."""
+        n = len(range(self.count)[samples])
+        return replace(self, batch=self.rows(samples, n), count=n)
 
 
 def _rows(value: Any, count: int, samples: slice, n: int, deepest: int) -> Any:

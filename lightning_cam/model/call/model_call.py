@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -53,6 +53,13 @@ class ModelCall:
         if self.pictures is None:
             return tuple(images.shape)
         return len(images), *self.pictures.shape[1:]
+
+    def part(self, samples: slice) -> "ModelCall":
+        """The same for some of the samples alone."""
+        pictures = self.pictures
+        if pictures is not None:
+            pictures = pictures[samples]
+        return replace(self, inputs=self.inputs.part(samples), pictures=pictures)
 
     def settle(self, model: nn.Module, images: Shaped[Tensor, "b ..."]) -> None:
         """Find what the model is called with, once: by its signature, and where that leaves a choice by the first sample.

@@ -1,0 +1,81 @@
+"""Crossed: one look's activations with another's weights, where the head is linear behind a mean. b batch, c channels.
+
+What such a head makes of a layer is told by two things alone: the activation, and one weight a channel, which is the score's
+gradient at every place. Taken from two looks, they are what the map would be had only one of the two changed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_cam.capture.forward import Forward
+from lightning_cam.capture.seen import Seen
+from lightning_cam.record import Factors
+
+
+class NotCrossed(ValueError):
+    """A method reads more than activation and gradient, so that what it would give for others is not known."""
+
+
+class _Hidden(Forward):
+    """Stands where a forward is: there is none of activations and weights that never met."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("__"):
+            return super().__getattribute__(name)
+        raise NotCrossed(f"Of crossed looks there is no forward, so its {name!r} is not known.")
+
+
+@dataclass(frozen=True, eq=False)
+class Crossed(Seen):
+    """Activation and gradient of the same samples at two looks; whatever else is asked of it raises ``NotCrossed``.
+
+    Attributes:
+        factors: the activation, and the gradient of each channel.
+        rounding: the relative rounding of both.
+    """
+
+    factors: Factors | None = None
+    rounding: float = 0.0
+
+    @property
+    def activation(self) -> Float[Tensor, "b c *m"]:  # in place of the look's own
+        """The activation of one look."""
+        assert self.factors is not None
+        return self.factors.activation
+
+    @property
+    def gradient(self) -> Float[Tensor, "b c *m"]:
+        """The gradient of one look, the same at every place."""
+        assert self.factors is not None
+        w = self.factors.weight
+        return w.reshape(*w.shape, *[1] * (self.activation.ndim - 2)).expand_as(self.activation)
+
+    @property
+    def eps(self) -> float:
+        """The relative rounding of activation and gradient."""
+        return self.rounding
+
+
+def crossed(seen: Seen, factors: Factors) -> Crossed:
+    """A look of these factors, of the same layer."""
+    return Crossed(_Hidden(), seen.layer, seen.position, factors=factors, rounding=seen.eps)
+
+
+def factors_of(seen: Seen) -> Factors | None:
+    """What a look's map is made of; None where the head is not one linear layer behind a mean over space.
+
+    It is told by the forward itself: nothing else with weights behind the layer, and one gradient at all places.
+    """
+    if seen.head is None or seen.forward.outputs[seen.layer].layout.extra:
+        return None
+    gradient = seen.gradient.flatten(2)
+    weight = gradient[:, :, 0]
+    if not bool((gradient == weight[:, :, None]).all()):
+        return None
+    return Factors(seen.activation, weight)

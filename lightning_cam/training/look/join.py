@@ -1,0 +1,153 @@
+"""The parts of a look put together: their Records, what the run keeps of them, and numbers of the whole batch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_cam.capture.forward import Forward
+from lightning_cam.data.batch import FixedBatch
+from lightning_cam.metrics.measure import measure
+from lightning_cam.model.trace import Calls
+from lightning_cam.record import Earlier, Factors, Predictions, Record, to_host
+from lightning_cam.registry import Entry
+from lightning_cam.targets.target import Choice, TargetScores
+from lightning_cam.training.history import History
+from lightning_cam.training.look.part import Attempt, Map
+
+
+def join_records(parts: Sequence[Mapping[str, Record]]) -> list[Record]:
+    """One Record for each tag that every part has."""
+    return [_joined([part[tag] for part in parts]) for tag in parts[0] if all(tag in part for part in parts)]
+
+
+def join_maps(parts: Sequence[Mapping[str, Map]]) -> dict[str, Map]:
+    """What the run keeps of all parts, by tag."""
+    maps = {}
+    for tag in parts[0]:
+        if not all(tag in part for part in parts):
+            continue
+        made = [part[tag] for part in parts]
+        lows, highs = zip(*(one.extremes for one in made), strict=True)
+        # kept of each target for all samples, or not at all
+        targets = min(len(one.factors) for one in made)
+        factors = [_joined_factors([one.factors[i] for one in made]) for i in range(targets)]
+        maps[tag] = Map(made[0].record, torch.cat([one.kept for one in made]), (min(lows), max(highs)), factors)
+    return maps
+
+
+def remember(records: Sequence[Record], maps: Mapping[str, Map], histories: dict[str, History]) -> None:
+    """Add a look to the history of each map."""
+    for record in records:
+        history = histories.setdefault(record.tag, History())
+        made = maps[record.tag]
+        classes = record.predictions.classes.flatten()
+        history.add(record.moment.short, made.kept, *made.extremes, classes, record.moment)
+        if len(history.looks) == 1:
+            history.factors = made.factors
+
+
+def rate(records: Sequence[Record], metrics: Sequence[Entry[Any]], histories: Mapping[str, History]) -> None:
+    """The first metric that has a direction says which look is the best."""
+    for record in records:
+        history = histories.get(record.tag)
+        for metric in metrics:
+            higher_is_better = metric.facts.get("higher_is_better")
+            if history is not None and higher_is_better is not None and metric.label in record.values:
+                history.rate(float(record.values[metric.label].nanmean()), higher_is_better)
+                break
+
+
+def with_numbers_of_all(
+    records: Sequence[Record],
+    metrics: Sequence[Entry[Any]],
+    batch: FixedBatch,
+    histories: Mapping[str, History],
+    attempt: Attempt,
+) -> list[Record]:
+    """Records with the numbers that must see the maps of all samples at once, such as a threshold chosen over the batch.
+
+    They are given no model: the forwards of the parts are over by then.
+    """
+    of_all = [metric for metric in metrics if "batch" in metric.facts.get("reads", ())]
+    numbered = []
+    for record in records:
+        forward = _without_model(record, batch)
+        history = histories.get(record.tag)
+        values = {}
+        for metric in of_all:
+            what = f"{metric.label} of {record.tag}"
+            value = attempt(what, measure, metric, record.heat, forward, record.layer, _earlier(history, record.heat))
+            if value is not None:
+                values[metric.label] = value
+        on_host = dict(zip(values, to_host(list(values.values())), strict=True))
+        known = {**record.values, **on_host}
+        # in the order in which they were asked for
+        numbered.append(
+            replace(record, values={metric.label: known[metric.label] for metric in metrics if metric.label in known})
+        )
+    return numbered
+
+
+class _Chosen:
+    """The target of scores that are there already, and are asked of no other output."""
+
+    def choose(self, output: Any, label: Tensor | None, head: Float[Tensor, "k c"] | None) -> Choice:
+        raise ValueError("The parts of this look are over, and nothing more is chosen.")
+
+    def score(self, output: Any, choice: Choice) -> Float[Tensor, "b t"]:
+        raise ValueError("The parts of this look are over, and nothing more is scored.")
+
+
+def _joined(records: Sequence[Record]) -> Record:
+    if len(records) == 1:
+        return records[0]
+    first = records[0]
+    names = [name for name in first.values if all(name in record.values for record in records)]
+    predictions = [record.predictions for record in records]
+    shape = [record.score.shape for record in records]
+    return replace(
+        first,
+        heat=torch.cat([record.heat for record in records]),
+        score=torch.cat([record.score for record in records]),
+        strength=torch.cat([record.strength for record in records]),
+        against=torch.cat([record.against for record in records]),
+        predictions=Predictions(
+            *(torch.cat([getattr(part, item.name) for part in predictions]) for item in fields(Predictions))
+        ),
+        values={name: torch.cat([record.values[name] for record in records]) for name in names},
+        changed_in_place=any(record.changed_in_place for record in records),
+        note=next((record.note for record in records if record.note), ""),
+        # parts of which a sample lacks nothing say nothing
+        absent=_filled([record.absent for record in records], [torch.zeros(size, dtype=torch.bool) for size in shape]),
+        lost=_filled([record.lost for record in records], [torch.zeros(size, dtype=torch.bool) for size in shape]),
+        on_map=_filled([record.on_map for record in records], [torch.full(size, torch.nan) for size in shape]),
+    )
+
+
+def _filled(parts: Sequence[Tensor | None], instead: Sequence[Tensor]) -> Tensor | None:
+    if all(part is None for part in parts):
+        return None
+    return torch.cat([blank if part is None else part for part, blank in zip(parts, instead, strict=True)])
+
+
+def _joined_factors(parts: Sequence[Factors]) -> Factors:
+    if len(parts) == 1:
+        return parts[0]
+    return Factors(torch.cat([part.activation for part in parts]), torch.cat([part.weight for part in parts]))
+
+
+def _earlier(history: History | None, heat: Float[Tensor, "b t *m"]) -> Callable[[int], Earlier]:
+    if history is None:
+        return lambda position: Earlier()
+    return lambda position: history.earlier(position, heat)
+
+
+def _without_model(record: Record, batch: FixedBatch) -> Forward:
+    """A forward that tells what was explained and where regions are, and can be asked for nothing else."""
+    absent = None if record.absent is None else record.absent.to(record.heat.device)
+    scores = TargetScores(record.score.to(record.heat), Choice(absent=absent), _Chosen())
+    return Forward(None, batch.images, None, scores, {}, Calls(), batch.labels, batch.regions)

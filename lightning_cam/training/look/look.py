@@ -1,0 +1,100 @@
+"""Look: one look of a run, from the forwards of its parts to the Records of the whole batch. b batch, t targets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lightning_cam.change.noise import NoiseFloor
+from lightning_cam.concepts import Concepts
+from lightning_cam.data.batch import FixedBatch
+from lightning_cam.record import Moment, Record
+from lightning_cam.registry import Entry
+from lightning_cam.training.history import History
+from lightning_cam.training.look.evidence import with_evidence
+from lightning_cam.training.look.join import join_maps, join_records, rate, remember, with_numbers_of_all
+from lightning_cam.training.look.moves import Event, note_moves
+from lightning_cam.training.look.part import Attempt, Map, Part
+from lightning_cam.training.notices import Notices
+
+
+@dataclass(eq=False)
+class Look:
+    """What one look gathers.
+
+    Attributes:
+        moment: when.
+        metrics: what is measured of its maps.
+        histories: the run so far by the maps' tags; empty outside a run.
+        noise: how far maps move by what should not move them.
+        maps: of each part, what the run keeps, by tag.
+        parts: the Records of each part by tag.
+        concepts: of each layer, of the first part.
+        events: what moved more than noise, once the Records are joined.
+    """
+
+    moment: Moment
+    metrics: Sequence[Entry[Any]]
+    histories: dict[str, History]
+    noise: NoiseFloor
+    maps: list[Mapping[str, Map]] = field(default_factory=list)
+    parts: list[Mapping[str, Record]] = field(default_factory=list)
+    concepts: Sequence[Concepts] = ()
+    events: list[Event] = field(default_factory=list)
+
+    def add(self, part: Part, notices: Notices) -> None:
+        """Compute a part, while its session is open."""
+        # of the metrics that read it, what maps are made of is taken once, at the first look
+        first = self.moment.fitting and not self.histories and self._reads("factors")
+        maps = part.maps(self.moment, first)
+        if self.moment.fitting and self._reads("noise") and not part.samples.start:
+            heats = {tag: made.record.heat for tag, made in maps.items()}
+            for failure in self.noise.measure(part.forward, part.plans, heats):
+                notices.say(f"the floor of drift is measured without {failure}")
+        apart = [metric for metric in self.metrics if "batch" not in _reads(metric)]
+        records = part.numbers(maps, apart, self._runs(maps, part.samples.stop))
+        self.maps.append(maps)
+        self.parts.append(with_evidence(records, part.forward, notices))
+
+    def records(self, batch: FixedBatch, attempt: Attempt) -> list[Record]:
+        """The Records of the whole batch, which the run remembers from now on."""
+        records = join_records(self.parts)
+        if self.moment.fitting:
+            remember(records, join_maps(self.maps), self.histories)
+            for record in records:
+                history = self.histories[record.tag]
+                history.noise = self._noise_of(record.tag, len(batch))
+                self.events += note_moves(record, history, self.noise.by_kind(record.tag))
+        records = with_numbers_of_all(records, self.metrics, batch, self.histories, attempt)
+        if self.moment.fitting:
+            rate(records, self.metrics, self.histories)
+        return records
+
+    def _runs(self, maps: Mapping[str, Map], samples: int) -> dict[str, History]:
+        """The run up to this look, not yet this look in it."""
+        if not self.moment.fitting:
+            return {}
+        runs = {}
+        for tag in maps:
+            runs[tag] = self.histories.get(tag, History())
+            runs[tag].noise = self._noise_of(tag, samples)
+        return runs
+
+    def _noise_of(self, tag: str, samples: int) -> Float[Tensor, "b t"] | None:
+        """The floor of each sample; it is measured of the first part, and so of those that are shown."""
+        floor = self.noise.of(tag)
+        if floor is None:
+            return None
+        missing = floor.new_full((max(0, samples - len(floor)), floor.shape[1]), torch.nan)
+        return torch.cat([floor, missing])
+
+    def _reads(self, what: str) -> bool:
+        return any(what in _reads(metric) for metric in self.metrics)
+
+
+def _reads(metric: Entry[Any]) -> Sequence[str]:
+    reads: Sequence[str] = metric.facts.get("reads", ())
+    return reads

@@ -1,0 +1,67 @@
+"""What a look computed, and the numbers of it that are logged."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lightning_cam.concepts import Concepts
+from lightning_cam.data.batch import FixedBatch
+from lightning_cam.metrics.measure import MOST_CURVES, summarize
+from lightning_cam.record import Moment, Record
+from lightning_cam.registry import METRICS
+from lightning_cam.training.look.moves import Event
+
+
+@dataclass(frozen=True, eq=False)
+class LookResult:
+    """All that one look computed; what reporting reads.
+
+    Attributes:
+        moment: when.
+        batch: the samples.
+        records: one for each layer and method.
+        concepts: one for each layer, where concepts are drawn.
+        events: what moved more than noise since the look before.
+    """
+
+    moment: Moment
+    batch: FixedBatch
+    records: Sequence[Record]
+    concepts: Sequence[Concepts]
+    events: Sequence[Event] = ()
+
+
+def logged_numbers(records: Sequence[Record], tag: str, alone: bool, named: bool) -> dict[str, float]:
+    """Each metric's mean where it is defined, and the share of samples for which it is, under the tags they are logged by.
+
+    Args:
+        records: of one look.
+        tag: first part of every tag.
+        alone: whether there can be no other record, so that its own tag is left out.
+        named: whether the metrics were asked for by name; of those that nobody asked for eight are logged, and nothing
+            that says nothing.
+    """
+    numbers: dict[str, float] = {}
+    for record in records:
+        prefix = f"{tag}/" if alone else f"{tag}/{record.tag}/"
+        if named:
+            told = summarize(record.values)
+        else:
+            told = _telling(record)
+        numbers |= {f"{prefix}{name}": value for name, value in told.items()}
+    return numbers
+
+
+def _telling(record: Record) -> dict[str, float]:
+    """The first eight metrics, and their shares where some sample has none."""
+    first = list(record.values)[:MOST_CURVES]
+    numbers = summarize({name: record.values[name] for name in first})
+    # at the first look, and outside a run, there is nothing to compare with
+    alone = record.moment.baseline or not record.moment.fitting
+    for name in first:
+        share = numbers[f"{name}_defined"]
+        if alone and share == 0:
+            del numbers[name]
+        # of the floor a few samples are measured, which is no lack
+        if share in (0, 1) or "noise" in METRICS.find(name).facts.get("reads", ()):
+            del numbers[f"{name}_defined"]
+    return numbers
