@@ -13,6 +13,7 @@ ARROWS = {
     "capture": {"targets", "model"},
     "methods": {"capture", "targets", "model"},
     "metrics": {"capture"},
+    "change": {"capture", "methods", "metrics", "model", "targets"},
     "data": {"model"},
     "render": set(),
     "patches": set(),
