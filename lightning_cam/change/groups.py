@@ -22,6 +22,9 @@ Named = tuple[Tensor, list[str]]  # a tensor and its names
 class Parts:
     """The groups of parameters among which the drift of the maps is split, and how often.
 
+    For n parts of which anything changed, 2^n - 2 further looks are needed: 2 for features and head, 30 for five parts. A
+    part that is frozen costs nothing.
+
     Args:
         groups: a name for each group, and which parameters and buffers it holds: dotted names of modules (``"layer4"``,
             ``"blocks.11"``) or patterns in the manner of a shell (``"*lora_*"``, ``"blocks.1?"``), one or several. A pattern
