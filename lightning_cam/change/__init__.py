@@ -1,1 +1,1 @@
-"""What changed since earlier looks, and is it more than noise: the floor of drift, and looks at which maps jumped."""
+"""What changed since earlier looks, was it more than noise, and which parts of a net account for how much of it."""
