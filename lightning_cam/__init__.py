@@ -10,6 +10,7 @@ from lightning_cam import targets as targets
 from lightning_cam.callback import CAMCallback as CAMCallback
 from lightning_cam.callbacks.patch_map import PatchMap as PatchMap
 from lightning_cam.capture.seen import Seen as Seen
+from lightning_cam.change.groups import Parts as Parts
 from lightning_cam.data.annotations import Annotations as Annotations
 from lightning_cam.data.batch import Batch as Batch
 from lightning_cam.explain import explain as explain
@@ -17,6 +18,7 @@ from lightning_cam.explanation import Explanation as Explanation
 from lightning_cam.methods import fusion
 from lightning_cam.record import Record as Record
 from lightning_cam.render.style import Style as Style
+from lightning_cam.training.numbers import Numbers as Numbers
 from lightning_cam.training.schedule import Schedule as Schedule
 from lightning_cam.watcher import Watcher as Watcher
 

@@ -14,6 +14,7 @@ from lightning_cam.render.style import Style
 from lightning_cam.training.compat import Callback, as_validation, state_key
 from lightning_cam.training.distributed import refuse_sharded
 from lightning_cam.training.history import History
+from lightning_cam.training.numbers import Numbers
 from lightning_cam.training.samples import RunSamples
 from lightning_cam.training.schedule import Schedule, baseline_moment, present_moment
 from lightning_cam.watcher import Watcher
@@ -44,6 +45,7 @@ class CAMCallback(Callback):
             name, or on the whole batch; a method's name; or a callable ``(model, images, batch) -> output``, where batch holds
             the rows of these images.
         style: how maps are shown.
+        numbers: what is told beside the metrics' means: a table, values by class, what moved by parts of the net.
         schedule: when to look.
         output: where the logits are in the model's output: key, position, attribute or callable; found by itself for a
             tensor, an object with ``logits``, and a detector.
@@ -70,6 +72,7 @@ class CAMCallback(Callback):
         forward: str | Function[..., Any] | Any | None = None,
         metrics: Sequence[str | dict[str, Any] | Any] | None = None,
         style: Style = Style(),  # noqa: B008 - frozen
+        numbers: Numbers = Numbers(),  # noqa: B008 - frozen
         schedule: Schedule = Schedule(),  # noqa: B008 - frozen
         output: int | str | Any | None = None,
         fuse: str | dict[str, Any] | Any | None = None,
@@ -86,6 +89,7 @@ class CAMCallback(Callback):
             batch=batch,
             metrics=metrics,
             style=style,
+            numbers=numbers,
             forward=forward,
             output=output,
             fuse=fuse,

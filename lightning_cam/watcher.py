@@ -26,6 +26,7 @@ from lightning_cam.training.history import History
 from lightning_cam.training.look import Chunk, Look, LookResult, Part, chunks_of, logged_numbers
 from lightning_cam.training.memory import Memory
 from lightning_cam.training.notices import Notices, warn_of_clipping
+from lightning_cam.training.numbers import Numbers
 from lightning_cam.training.publisher import Publisher
 from lightning_cam.training.reporter import Album, report_look
 
@@ -48,6 +49,7 @@ class Watcher:
         batch: which samples: a count, dataset indices, or a ``Batch``.
         metrics: names of ``lightning_cam.metrics.names()``; by default as for ``CAMCallback``.
         style: how maps are shown.
+        numbers: what is told beside the metrics' means.
         forward: how the model is run, as for ``CAMCallback``.
         output: where the logits are in the model's output: key, position, attribute or callable.
         fuse: with several layers, one map of them all.
@@ -77,6 +79,7 @@ class Watcher:
         batch: int | Sequence[int] | Batch | Any = 16,
         metrics: Sequence[Any] | None = None,
         style: Style = Style(),  # noqa: B008 - frozen
+        numbers: Numbers = Numbers(),  # noqa: B008 - frozen
         forward: ForwardOption = None,
         output: Output = None,
         fuse: Any = None,
@@ -89,14 +92,14 @@ class Watcher:
         if not tag or tag != tag.strip("/"):
             raise ValueError(f"tag={tag!r}: expected a name such as 'cam', without a slash at its ends.")
         self.notices = Notices(on_error, "Watcher")
-        self.model, self.output, self.style, self.tag = model, output, style, tag
+        self.model, self.output, self.style, self.numbers, self.tag = model, output, style, numbers, tag
         self.forward = check_forward(forward)
         self.owner: nn.Module | None = None  # what the model is a part of, and must not be changed either
         self.layers = [] if layer is None else _listed(layer)
         self.fusion = find_fusion(fuse, self.layers)
         self.methods = [METHODS.find(spec) for spec in _listed(method)]
         self.target_spec = target
-        self.memory = Memory(target, concepts)
+        self.memory = Memory(target, concepts, numbers.parts)
         self.metrics = None if metrics is None else [METRICS.find(spec) for spec in _listed(metrics)]
         self.loggers, self.folder = list(loggers), Path(folder)
         self.context: Context = nullcontext
@@ -180,7 +183,8 @@ class Watcher:
         batch = self._fixed_batch(moment.fitting)
         metrics = default_metrics(bool(batch.regions)) if self.metrics is None else self.metrics
         targets, histories = self.memory.of(moment, len(self.chunks))
-        look = Look(moment, metrics, histories, self.memory.noise)
+        look = Look(moment, metrics, histories, self.memory.noise, self.memory.shares)
+        self.notices.say(self.memory.shares.begin(moment, self._model, histories))
         with no_trace(self.owner or self._model):
             for chunk, target in zip(self.chunks, targets, strict=True):
                 self._compute_chunk(chunk, target, look)

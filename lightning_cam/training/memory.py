@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lightning_cam.change.groups import Parts
 from lightning_cam.change.noise import NoiseFloor
 from lightning_cam.data.batch import FixedBatch
 from lightning_cam.record import Moment
@@ -11,10 +12,12 @@ from lightning_cam.targets.adapters import find
 from lightning_cam.targets.target import Target
 from lightning_cam.training.concept_tracker import ConceptTracker
 from lightning_cam.training.history import History
+from lightning_cam.training.look.parts import PartShares
 from lightning_cam.training.notices import Notices
 
 _SAMPLES = "samples"  # the key of their fingerprints
 _NOISE = "noise"
+_SHARES = "shares"
 _REST = "targets"  # the key of what targets keep of all parts of the batch but the first
 
 
@@ -24,26 +27,30 @@ class Memory:
     Args:
         spec: the target, as the user gave it.
         concepts: how many concepts are drawn.
+        parts: among which parts of the net the drift is split.
 
     Attributes:
         target: which number is explained, with what it took up.
         concepts: where each concept was at the last look.
         history: the maps by ``<layer>/<method>``.
         noise: how far maps move by what should not move them.
+        shares: what moved them, by parts of the net.
         fingerprints: the samples' own, in their order; none before the first look.
         looked: whether a look came off.
     """
 
-    def __init__(self, spec: Any, concepts: int) -> None:
+    def __init__(self, spec: Any, concepts: int, parts: Parts | None = None) -> None:
         self.spec = spec
         self.target: Target = find(spec)
         self.concepts = ConceptTracker(concepts)
+        self.parts = parts
         self.restart()
 
     def restart(self) -> None:
         """Forget everything, as for a new run."""
         self.history: dict[str, History] = {}
         self.noise = NoiseFloor()
+        self.shares = PartShares(self.parts)
         self.rest: list[Target] = []
         self.target = state.anew(self.target)
         self.concepts.load_state_dict({})
@@ -77,6 +84,8 @@ class Memory:
         states |= state.state(self.target) | self.concepts.state_dict()
         if self.rest:
             states[_REST] = [state.state(target) for target in self.rest]
+        if self.shares.rows:
+            states[_SHARES] = self.shares.state_dict()
         if self.noise.turn:
             states[_NOISE] = self.noise.state_dict()
         # no key before the first look
@@ -93,6 +102,7 @@ class Memory:
         for target, kept in zip(self.rest, states.get(_REST, ()), strict=True):
             state.load(target, kept)
         self.noise = NoiseFloor.from_state(states.get(_NOISE, {}))
+        self.shares.load_state_dict(states.get(_SHARES, {}))
         self.fingerprints = tuple(states.get(_SAMPLES, ()))
 
     def __getstate__(self) -> dict[str, Any]:

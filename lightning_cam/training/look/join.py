@@ -85,10 +85,10 @@ def with_numbers_of_all(
                 values[metric.label] = value
         on_host = dict(zip(values, to_host(list(values.values())), strict=True))
         known = {**record.values, **on_host}
-        # in the order in which they were asked for
-        numbered.append(
-            replace(record, values={metric.label: known[metric.label] for metric in metrics if metric.label in known})
-        )
+        # in the order in which they were asked for, and what nobody asked for by name behind them
+        labels = [metric.label for metric in metrics if metric.label in known]
+        rest = [label for label in known if label not in labels]
+        numbered.append(replace(record, values={label: known[label] for label in [*labels, *rest]}))
     return numbered
 
 

@@ -1,7 +1,7 @@
 """Look: one look of a run, from the forwards of its parts to the Records of the whole batch. b batch, t targets."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from lightning_cam.training.look.evidence import with_evidence
 from lightning_cam.training.look.join import join_maps, join_records, rate, remember, with_numbers_of_all
 from lightning_cam.training.look.moves import Event, note_moves
 from lightning_cam.training.look.part import Attempt, Map, Part
+from lightning_cam.training.look.parts import PartShares
 from lightning_cam.training.notices import Notices
 
 
@@ -30,6 +31,7 @@ class Look:
         metrics: what is measured of its maps.
         histories: the run so far by the maps' tags; empty outside a run.
         noise: how far maps move by what should not move them.
+        shares: what moved them, by parts of the net.
         maps: of each part, what the run keeps, by tag.
         parts: the Records of each part by tag.
         concepts: of each layer, of the first part.
@@ -40,6 +42,7 @@ class Look:
     metrics: Sequence[Entry[Any]]
     histories: dict[str, History]
     noise: NoiseFloor
+    shares: PartShares
     maps: list[Mapping[str, Map]] = field(default_factory=list)
     parts: list[Mapping[str, Record]] = field(default_factory=list)
     concepts: Sequence[Concepts] = ()
@@ -55,7 +58,11 @@ class Look:
             for failure in self.noise.measure(part.forward, part.plans, heats):
                 notices.say(f"the floor of drift is measured without {failure}")
         apart = [metric for metric in self.metrics if "batch" not in _reads(metric)]
-        records = part.numbers(maps, apart, self._runs(maps, part.samples.stop))
+        runs = self._runs(maps, part.samples.stop)
+        records = part.numbers(maps, apart, runs)
+        shares = part.attempt("what moved, by parts", self.shares.of, part, maps, runs) or {}
+        for tag, values in shares.items():
+            records[tag] = replace(records[tag], values={**records[tag].values, **values})
         self.maps.append(maps)
         self.parts.append(with_evidence(records, part.forward, notices))
 

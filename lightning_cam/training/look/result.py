@@ -1,7 +1,9 @@
 """What a look computed, and the numbers of it that are logged."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from lightning_cam.concepts import Concepts
 from lightning_cam.data.batch import FixedBatch
@@ -9,6 +11,7 @@ from lightning_cam.metrics.measure import MOST_CURVES, summarize
 from lightning_cam.record import Moment, Record
 from lightning_cam.registry import METRICS
 from lightning_cam.training.look.moves import Event
+from lightning_cam.training.look.parts import SHARE
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +46,18 @@ def logged_numbers(records: Sequence[Record], tag: str, alone: bool, named: bool
     numbers: dict[str, float] = {}
     for record in records:
         prefix = f"{tag}/" if alone else f"{tag}/{record.tag}/"
-        if named:
-            told = summarize(record.values)
-        else:
-            told = _telling(record)
+        measured = {name: values for name, values in record.values.items() if not name.startswith(SHARE)}
+        told = summarize(measured) if named else _telling(record, measured)
+        # shares are of the drift, and defined where that is
+        told |= {name: float(values.nanmean()) for name, values in record.values.items() if name.startswith(SHARE)}
         numbers |= {f"{prefix}{name}": value for name, value in told.items()}
     return numbers
 
 
-def _telling(record: Record) -> dict[str, float]:
+def _telling(record: Record, measured: Mapping[str, Tensor]) -> dict[str, float]:
     """The first eight metrics, and their shares where some sample has none."""
-    first = list(record.values)[:MOST_CURVES]
-    numbers = summarize({name: record.values[name] for name in first})
+    first = list(measured)[:MOST_CURVES]
+    numbers = summarize({name: measured[name] for name in first})
     # at the first look, and outside a run, there is nothing to compare with
     alone = record.moment.baseline or not record.moment.fitting
     for name in first:
