@@ -523,4 +523,41 @@ RECORDS = [
     Mutation("filmstrip: in front of the exception", "callback.py", "with suppress(Exception):\n            self.teardown", "with nullcontext():\n            self.teardown", "promises/test_run_record.py -k stand_in_front"),
 ]  # fmt: skip
 
-MUTATIONS = [*METHODS, *TARGETS, *ENGINE, *RUN, *RECORDS, *SHOWN, *PATCHES]
+NUMBERS = [
+    Mutation("table: a row that was cut short gone on with", "records/csv_file.py", "if end < len(data):", "if False:", "records/test_table.py -k cut"),
+    Mutation("table: a newline within quotes ends a row", "records/csv_file.py", "if (quotes - data.count(b'\"', end)) % 2 == 0:", "if True:", "records/test_table.py -k cut"),
+    Mutation("table: new columns without a header", "records/table.py", "csv_file.widen(path, columns)", "pass", "records/test_table.py -k widen"),
+    Mutation("table: rows of several widths", "records/csv_file.py", "*(_padded(row, columns) for row in rows)", "*rows", "records/test_table.py -k widen"),
+    Mutation("table: half a wider file left behind", "records/csv_file.py", "    finally:\n        wider.unlink(missing_ok=True)", "    finally:\n        pass", "records/test_table.py -k wider"),
+    Mutation("table: half a row taken for a whole one after a full disk", "records/table.py", "self._headers.pop(path, [])", "self._headers.get(path, [])", "records/test_table.py -k full_disk"),
+    Mutation("table: formulas", "records/table.py", "if plain.startswith(_FORMULA):", "if False:", "records/test_table.py -k formulas"),
+    Mutation("table: a zero byte in a text", "records/table.py", '.replace("\\0", r"\\x00")', "", "records/test_table.py -k hostile"),
+    Mutation("table: double precision rounded", "records/table.py", "digits = 17 if values.dtype == torch.float64 else 9", "digits = 9", "records/test_table.py -k bit"),
+    Mutation("table: too few digits", "records/table.py", "torch.float64 else 9", "torch.float64 else 7", "records/test_table.py -k bit"),
+    Mutation("table: a metric over the column of its name", "records/table.py", "if name in (*_WORDS, *_INTEGERS, *_FLOATS):", "if False:", "records/test_table.py -k column"),
+    Mutation("table: -1 for a class that is not known", "records/table.py", '"" if value < 0 else str(value)', "str(value)", "records/test_table.py -k known"),
+    Mutation("table: not written in a run", "training/publisher.py", "self.table.add, place.folder", "(lambda *_: None), place.folder", "records/test_table.py -k beside"),
+    Mutation("by class: undefined values counted", "metrics/by_class.py", "index_add(0, index, defined.double())", "index_add(0, index, torch.ones_like(defined).double())", "metrics/test_by_class.py"),
+    Mutation("by class: the class explained before the label", "metrics/by_class.py", "torch.where(labels >= 0, labels, explained)", "torch.where(explained >= 0, explained, labels)", "metrics/test_by_class.py"),
+    Mutation("by class: two classes in one curve", "metrics/by_class.py", "if shared[word] > 1 else", "if False else", "metrics/test_by_class.py -k tags"),
+    Mutation("by class: tags that depend on who is there", "metrics/by_class.py", "for i in range(len(classes)))", "for i in present)", "metrics/test_by_class.py -k whichever"),
+    Mutation("alarm: the baseline counts", "callbacks/alarm.py", "if result.moment.baseline or mean != mean:", "if mean != mean:", "callbacks/test_alarm.py -k baseline"),
+    Mutation("alarm: looks that are not in a row", "callbacks/alarm.py", "            count = 0\n", "            count -= 1\n", "callbacks/test_alarm.py -k in_a_row"),
+    Mutation("alarm: a warning a layer", "callbacks/alarm.py", "if count >= self.looks and not self.fired:", "if count >= self.looks:", "callbacks/test_alarm.py -k each_layer"),
+    Mutation("alarm: a share of the threshold is over it", "callbacks/alarm.py", "if mean <= self.threshold:", "if mean < self.threshold:", "callbacks/test_alarm.py -k itself"),
+    Mutation("alarm: samples without a share counted", "callbacks/alarm.py", "mean = float(shares.nanmean())", "mean = float(shares.nan_to_num(0).mean())", "callbacks/test_alarm.py -k left_out"),
+    Mutation("alarm: the smallest shares named", "callbacks/alarm.py", "argsort(descending=True, stable=True)", "argsort(descending=False, stable=True)", "callbacks/test_alarm.py -k names"),
+    Mutation("alarm: inside for outside", "callbacks/suspect.py", "return 1 - inside", "return inside", "callbacks/test_alarm.py -k outside"),
+    Mutation("alarm: a tag taken for the object", "callbacks/suspect.py", "        name = _OBJECT\n    inside", "        pass\n    inside", "callbacks/test_alarm.py -k outside"),
+    Mutation("alarm: its own error ends a look", "callbacks/alarm.py", "if isinstance(error, ValueError) and result.moment.baseline:", "if True:", "callbacks/test_alarm.py -k breaks"),
+    Mutation("alarm: a mistake is only a warning", "callbacks/alarm.py", "if isinstance(error, ValueError) and result.moment.baseline:", "if False:", "callbacks/test_alarm.py -k mistake or baseline"),
+    Mutation("alarm: one process stops alone", "callbacks/alarm.py", "trainer.strategy.reduce_boolean_decision(self._stops, all=False)", "self._stops", "callbacks/test_alarm_ddp.py"),
+    Mutation("alarm: an epoch late without a validation", "callbacks/alarm.py", "trainer.callbacks = self._behind(trainer.callbacks, watched)", "pass", "callbacks/test_alarm.py -k stops"),
+    Mutation("alarm: watching behind the run", "callbacks/alarm.py", "            self.detach(callback.watcher)\n", "            pass\n", "callbacks/test_alarm.py -k wherever or exception"),
+    Mutation("alarm: a resumed run counts anew", "callbacks/alarm.py", 'self.counts, self.fired = dict(state_dict["counts"]), bool(state_dict["fired"])', "pass", "callbacks/test_alarm.py -k resumed or once_more"),
+    Mutation("alarm: a second fit goes on counting", "callbacks/alarm.py", "        if trainer.global_step == 0:\n            self.restart()\n", "", "callbacks/test_alarm.py -k second_fit"),
+    Mutation("docs: another range than the registry's", "metrics/shape.py", 'range=(0.0, 1.0), floor=0.0, cost="none")\ndef gini', 'range=(0.0, 2.0), floor=0.0, cost="none")\ndef gini', "test_docs_metrics.py"),
+    Mutation("docs: another cost than the registry's", "metrics/evidence.py", '_COST = "1 backward', '_COST = "2 backwards', "test_docs_metrics.py"),
+]  # fmt: skip
+
+MUTATIONS = [*METHODS, *TARGETS, *ENGINE, *RUN, *RECORDS, *SHOWN, *PATCHES, *NUMBERS]
