@@ -8,6 +8,7 @@ from lightning_cam import records as records
 from lightning_cam import sinks as sinks
 from lightning_cam import targets as targets
 from lightning_cam.callback import CAMCallback as CAMCallback
+from lightning_cam.callbacks.alarm import ShortcutAlarm as ShortcutAlarm
 from lightning_cam.callbacks.patch_map import PatchMap as PatchMap
 from lightning_cam.capture.seen import Seen as Seen
 from lightning_cam.change.groups import Parts as Parts

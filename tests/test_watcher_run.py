@@ -38,6 +38,7 @@ def test_without_a_logger_pictures_are_files_below_the_folder(tmp_path):
         "gaze/relu/grad_cam/step_000007.jpg",
         "gaze/relu/grad_cam/step_000007/sample_0_grad_cam.jpg",
         "gaze/relu/grad_cam/step_000007/sample_1_grad_cam.jpg",
+        "gaze/samples.csv",
     ]
 
 

@@ -10,6 +10,7 @@ the map of changed images, ``seen.method``. One that gives None is not measured 
 
 from lightning_cam.metrics.boxes import max_box_acc as max_box_acc
 from lightning_cam.metrics.boxes import max_box_acc_v2 as max_box_acc_v2
+from lightning_cam.metrics.by_class import by_class as by_class
 from lightning_cam.metrics.centre import at_centre as at_centre
 from lightning_cam.metrics.centre import centre_gaussian as centre_gaussian
 from lightning_cam.metrics.comparison import centre_shift as centre_shift

@@ -7,6 +7,9 @@ from lightning_cam.capture.seen import Seen
 from lightning_cam.capture.summary.evidence import share_on_map
 from lightning_cam.registry import METRICS
 
+# from the score back to the layer
+_COST = "1 backward, shared with the methods that read a gradient"
+
 
 def token_share(seen: Seen) -> Float[Tensor, "b"]:
     """The places' share of the layer's tokens, 0 to 1: what ``on_map`` gives where all tokens count alike."""
@@ -14,7 +17,7 @@ def token_share(seen: Seen) -> Float[Tensor, "b"]:
     return seen.score.new_full((len(seen.image),), places / (places + seen.forward.outputs[seen.layer].layout.extra))
 
 
-@METRICS.register(range=(0.0, 1.0), floor=token_share)
+@METRICS.register(range=(0.0, 1.0), floor=token_share, cost=_COST)
 def on_map(heat: Float[Tensor, "b *m"], seen: Seen) -> Float[Tensor, "b"]:
     """The share of the evidence at the layer that is on the map; the rest is at class and register tokens.
 
@@ -36,7 +39,7 @@ def on_map(heat: Float[Tensor, "b *m"], seen: Seen) -> Float[Tensor, "b"]:
     return share_on_map(seen)
 
 
-@METRICS.register(range=(0.0, 1.0))
+@METRICS.register(range=(0.0, 1.0), cost=_COST)
 def bias_share(heat: Float[Tensor, "b *m"], seen: Seen) -> Float[Tensor, "b"]:
     """The share of the score that neither the map nor any token of the layer carries: biases behind it, and what passes it by.
 

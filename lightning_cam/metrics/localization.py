@@ -1,7 +1,7 @@
 """Whether the heat is where it should be. b batch, s sides of the image, m map (h w and u v for pictures)."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_cam.capture.seen import Seen
@@ -36,7 +36,17 @@ def energy_inside(heat: Float[Tensor, "b *m"], seen: Seen, *, region: str | None
     Raises:
         ValueError: for a region that the batch does not have, or a map that has fewer sides than the image.
     """
-    inside = region_of(heat, seen, region, "energy_inside")
+    return energy_share(heat, region_of(heat, seen, region, "energy_inside"))
+
+
+def energy_share(heat: Float[Tensor, "b *m"], inside: Bool[Tensor, "b *s"]) -> Float[Tensor, "b"]:
+    """The share of each map's positive energy that lies inside a mask, in [0, 1]; NaN for an empty mask or no energy.
+
+    Example:
+        >>> heat = torch.tensor([[3.0, 1.0, -5.0]])
+        >>> energy_share(heat, torch.tensor([[True, False, True]])).tolist()
+        [0.75]
+    """
     energy = resize(heat.relu(), inside.shape[1:])
     share = (energy * inside).flatten(1).sum(1) / energy.flatten(1).sum(1)
     return share.where(inside.flatten(1).any(1) & share.isfinite(), torch.nan)

@@ -1,5 +1,6 @@
 """The region that a metric is asked about, and maps enlarged to it. b batch, s sides of the image, m map (u v for pictures)."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -14,12 +15,20 @@ Scaled = Literal["positive", "minmax"]
 
 
 def known_region(seen: Seen, region: str | None) -> Bool[Tensor, "b *s"] | None:
-    """The mask of a region, or of the union of all; None where the batch has none.
+    """The mask of a region of a look, or of the union of all; None where the batch has none.
 
     Raises:
         ValueError: for a region that the batch does not have.
     """
-    regions = seen.regions
+    return named_region(seen.regions, region)
+
+
+def named_region(regions: Mapping[str, Bool[Tensor, "b *s"]], region: str | None) -> Bool[Tensor, "b *s"] | None:
+    """The mask of that name, or of the union of all; None where there is none.
+
+    Raises:
+        ValueError: for a name that none has.
+    """
     if not regions:
         return None
     if region is None:
@@ -44,13 +53,22 @@ def region_of(heat: Float[Tensor, "b *m"], seen: Seen, region: str | None, metri
     inside = known_region(seen, region)
     if inside is None:
         return torch.zeros_like(heat, dtype=torch.bool)
+    refuse_fewer_sides(heat, inside, metric, seen.layer)
+    return inside
+
+
+def refuse_fewer_sides(heat: Float[Tensor, "b *m"], inside: Bool[Tensor, "b *s"], asking: str, layer: str) -> None:
+    """Refuse maps of another number of sides than the region has.
+
+    Raises:
+        ValueError: for such maps.
+    """
     if heat.ndim != inside.ndim:
         raise ValueError(
-            f"{metric} needs a map of as many sides as the image; at {seen.layer!r} the map is {tuple(heat.shape)} "
+            f"{asking} needs a map of as many sides as the image; at {layer!r} the map is {tuple(heat.shape)} "
             f"and the region {tuple(inside.shape)}. Name a layer whose map has them all, layer=..., "
             "or a method that keeps them, such as method='grad_cam'."
         )
-    return inside
 
 
 def enlarged(heat: Float[Tensor, "b *m"], inside: Bool[Tensor, "b *s"], scaled: str = "positive") -> Float[Tensor, "b *s"]:

@@ -8,6 +8,7 @@ from typing import Any
 from lightning_cam.data.batch import FixedBatch
 from lightning_cam.no_trace import isolated_rng
 from lightning_cam.record import Record
+from lightning_cam.records.table import SampleTable
 from lightning_cam.records.writer import Place, RunWriter, places
 from lightning_cam.render.picture import Picture
 from lightning_cam.render.style import Style
@@ -41,6 +42,7 @@ class Publisher:
         self.destinations: list[Destination] = []
         self.deferred: dict[str, Deferred] = {}  # by tag
         self.run = RunWriter()
+        self.table = SampleTable(self.run.session)
         self.places: list[Place] = []
         self.folder = Path()
 
@@ -81,7 +83,7 @@ class Publisher:
         self.deferred[tag] = Deferred(draw, record)
 
     def record(self, records: Sequence[Record], batch: FixedBatch, tag: str, style: Style) -> None:
-        """Add a look to the record of the run, wherever it is kept.
+        """Add a look to the record of the run, wherever it is kept, and to the table of samples beside it.
 
         Args:
             records: what it found.
@@ -92,6 +94,7 @@ class Publisher:
         self.run.begin_look()
         for place in self.places:
             self.notices.guarded(place.owner, self.run.write, place, records, batch, tag, style)
+            self.notices.guarded(str(place.folder), self.table.add, place.folder, records, batch, tag)
 
     @property
     def wants_overlays(self) -> bool:

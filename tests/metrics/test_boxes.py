@@ -9,7 +9,7 @@ from torch import nan
 
 from lightning_cam import Batch, metrics
 from lightning_cam.heat import min_max, resize, share_of_maximum
-from lightning_cam.metrics.boxes import centre_box
+from lightning_cam.metrics.boxes.accuracy import centre_box
 
 BOTH = ["max_box_acc", "max_box_acc_v2"]
 

@@ -8,8 +8,8 @@ import torch
 from regions import SIZES, drawn
 
 from lightning_cam.heat import resize, share_of_maximum
-from lightning_cam.metrics.boxes import box_iou
-from lightning_cam.metrics.components import components, mask_boxes
+from lightning_cam.metrics.boxes.accuracy import box_iou
+from lightning_cam.metrics.boxes.components import components, mask_boxes
 
 STEPS = torch.arange(100, dtype=torch.float64) / 100
 

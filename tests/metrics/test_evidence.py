@@ -120,8 +120,9 @@ def test_before_a_norm_the_channels_of_a_token_cancel_and_the_share_does_not():
 
 def test_the_floor_is_the_places_share_of_the_tokens():
     facts = METRICS.find("on_map").facts
-    assert facts == {"range": (0.0, 1.0), "floor": token_share}
-    assert METRICS.find("bias_share").facts == {"range": (0.0, 1.0)}
+    cost = "1 backward, shared with the methods that read a gradient"
+    assert facts == {"range": (0.0, 1.0), "floor": token_share, "cost": cost}
+    assert METRICS.find("bias_share").facts == {"range": (0.0, 1.0), "cost": cost}
     _, _, seen = measured(ViT(prefix=2), photos(), "blocks.0")
     assert token_share(seen).tolist() == [6 / 8] * 3
     _, _, seen = measured(gap_linear(), images(), "features")

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_cam.capture.seen import Seen
 from lightning_cam.heat import condense
+from lightning_cam.metrics.boxes.components import components, mask_boxes
 from lightning_cam.metrics.centre import at_centre
-from lightning_cam.metrics.components import components, mask_boxes
 from lightning_cam.metrics.region import enlarged, prefers, region_of
 from lightning_cam.registry import METRICS, did_you_mean
 
