@@ -25,32 +25,29 @@ Spec = str | dict[str, Any] | Function[..., Any]
 class CAMCallback(Callback):
     """Log where the model looks on the same samples, before training and at every validation epoch end.
 
-    Training with and without it is bit-identical. A mistake in these options raises at the first look, before the first
-    optimizer step; what fails later is one warning a cause. ``lightning_cam.records.read(log_dir)`` gives every look back.
+    Training with and without it is bit-identical. A mistake in these options raises at the first look, before the first step;
+    what fails later is one warning a cause. ``lightning_cam.records.read(log_dir)`` gives every look back.
 
     Args:
         layer: dotted name of the layer, or several; by default the last module that returns a map.
         method: a name of ``lightning_cam.methods.names()``, or several; options as ``{name: {option: value}}``.
-        target: which number is explained: a name of ``lightning_cam.targets.names()``, with options as for methods; a class id;
-            a callable ``(logits, label) -> class ids or scores``; or a list of these.
+        target: which number is explained: a name of ``lightning_cam.targets.names()``, with options; a class id; a
+            callable ``(logits, label) -> class ids or scores``; or a list of these.
         batch: which samples: a count, dataset indices, a ``Batch``, or a batch handed in.
         metrics: names of ``lightning_cam.metrics.names()``. The mean over the samples for which one is defined is logged as
             ``<tag>/<metric>``, NaN if it is for none; their share as ``<metric>_defined``. By default the first eight of
             ``energy_inside``, ``enrichment``, ``pointing_game`` (with regions), ``drift``, ``drift_floor``, ``settled_at``,
             ``feature_drift``, ``head_drift``, ``entropy`` and ``strength``, and a share only where it is below 1.
-        model: which network is watched, if not the whole module: its dotted name in the LightningModule, as ``"student"`` or
-            ``"ema.module"``, or a callable that is given the module and returns the network, which may be another callback's.
-            Layers are named within it.
+        model: which network is watched, if not the whole module: its dotted name, as ``"student"``, or a callable
+            ``(module) -> network``, which may be another callback's. Layers are named within it.
         forward: how it is run: by default on the images, with what else its ``forward`` asks for taken out of the batch by
-            name, or on the whole batch; a method's name; or a callable ``(model, images, batch) -> output``, where batch holds
-            the rows of these images.
+            name, or on the whole batch; a method's name; or a callable ``(model, images, batch) -> output``.
         style: how maps are shown.
         numbers: what is told beside the metrics' means: a table, values by class, what moved by parts of the net.
         schedule: when to look.
-        output: where the logits are in the model's output: key, position, attribute or callable; found by itself for a
-            tensor, an object with ``logits``, and a detector.
+        output: where the logits are in the model's output: key, position, attribute or callable; by default found by itself.
         fuse: with several layers, one map of them all: a name of ``lightning_cam.fuse.names()``, with options, or a callable.
-        concepts: how many concepts of the layer's activations on the batch are drawn too (deep feature factorization).
+        concepts: how many concepts of the layer's activations are drawn too (deep feature factorization).
         tag: first part of every tag.
         on_error: ``warn`` or ``raise``, for what fails after the first look.
 

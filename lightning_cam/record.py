@@ -115,6 +115,27 @@ class Record:
         return positions
 
 
+@dataclass(frozen=True)
+class Event:
+    """A map, or the whole batch, moved more than noise and more than usual.
+
+    Attributes:
+        moment: the look at which it had moved.
+        tag: ``<layer>/<method>``.
+        sample: whose map; None for the whole batch.
+        target: which of its targets.
+        change: the cosine distance from the look before, of the whole batch the median over its maps.
+        floor: the same by noise alone.
+    """
+
+    moment: Moment
+    tag: str
+    sample: int | None
+    target: int
+    change: float
+    floor: float
+
+
 @dataclass(frozen=True, eq=False)
 class Factors:
     """What maps are made of where the head is linear behind a mean over space: activations, and the weight of each channel.

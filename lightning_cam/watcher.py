@@ -36,18 +36,16 @@ T = TypeVar("T")
 class Watcher:
     """Look at a model again and again, at the same samples, with any training loop.
 
-    It leaves no trace in the model. A mistake in these options raises at the first look; what fails later is one warning a
-    cause.
+    It leaves no trace in the model. A mistake in these options raises at the first look; what fails later warns once a cause.
 
     Args:
         model: any module, on the device where it is trained.
-        data: a dataset or its loader, of which ``batch`` says what is watched; or a batch, as a loader gives it, which it must
-            be where a loader has no samples by index.
+        data: a dataset or its loader, of which ``batch`` says what is watched; or, as for loaders without index, a batch.
         layer: dotted name of the layer, or several; by default the last module that returns a map.
         method: a name of ``lightning_cam.methods.names()``, or several; options as ``{name: {option: value}}``.
         target: which number is explained, as for ``CAMCallback``.
-        batch: which samples: a count, dataset indices, or a ``Batch``.
-        metrics: names of ``lightning_cam.metrics.names()``; by default as for ``CAMCallback``.
+        batch: which samples, as for ``CAMCallback``.
+        metrics: what is measured, as for ``CAMCallback``.
         style: how maps are shown.
         numbers: what is told beside the metrics' means.
         forward: how the model is run, as for ``CAMCallback``.
@@ -56,11 +54,10 @@ class Watcher:
         concepts: how many concepts of the layer's activations on the batch are drawn too.
         tag: first part of every tag.
         on_error: ``warn`` or ``raise``, for what fails after the first look.
-        loggers: Fabric's loggers, or a ``SummaryWriter``; without any that takes pictures they are written as files.
+        loggers: Fabric's, or a ``SummaryWriter``; without any that takes pictures these are files in ``folder``.
         folder: where files go.
 
-    Attributes:
-        observers: callables that are handed every ``LookResult``.
+    Its ``observers``, a list of callables, are handed every ``LookResult``.
 
     Example:
         >>> watcher = Watcher(resnet18(num_classes=5), torch.rand(2, 3, 64, 64), target="predicted", folder=folder)
@@ -113,7 +110,7 @@ class Watcher:
     def restart(self) -> None:
         """Begin anew, as for a new run."""
         self.memory.restart()
-        self.publisher = Publisher(self.notices)
+        self.publisher = Publisher(self.notices, self.numbers.table)
         self.release()
 
     def close(self, loggers: Iterable[Any] | None = None) -> None:
@@ -160,7 +157,7 @@ class Watcher:
         Returns:
             a Record for each layer and method; none where the look failed.
         """
-        moment = Moment(step, title or f"step {step}", title or str(step), baseline=not self.looked, epoch=float(step))
+        moment = Moment(step, title or f"step {step}", title or str(step), not self.looked, epoch=float(step))
         self.publisher.open(self.loggers, self.folder)
         look = self.attempt("a look", self.look_at, moment, self.tag)
         if look is None:
@@ -176,7 +173,7 @@ class Watcher:
             result = self.compute(moment)
             self.report(result, tag)
             alone = len(self.methods) == 1 and (len(self.layer_names) == 1 or self.fusion is not None)
-            return result.records, logged_numbers(result.records, tag, alone, self.metrics is not None)
+            return result.records, logged_numbers(result, tag, alone, self.metrics is not None, self.numbers.per_class)
 
     def compute(self, moment: Moment) -> LookResult:
         """The first half: when it returns, every hook is out and every state put back."""

@@ -70,7 +70,7 @@ class SampleTable:
         self._headers[path] = columns
 
 
-def read_table(path: str | Path) -> list[dict[str, str | float]]:
+def read_table(path: str | Path, words: Sequence[str] = _WORDS) -> list[dict[str, str | float]]:
     """The rows of a table of samples, oldest first: words as strings, all else as floats, NaN for an empty cell.
 
     A run may be read while it is being written: a last row that is not whole yet is left out. Words are as they were, but for
@@ -78,6 +78,7 @@ def read_table(path: str | Path) -> list[dict[str, str | float]]:
 
     Args:
         path: the file, ``<log_dir>/<tag>/samples.csv``.
+        words: the columns that hold no numbers.
 
     Raises:
         ValueError: where there is no such file.
@@ -85,7 +86,7 @@ def read_table(path: str | Path) -> list[dict[str, str | float]]:
     place = Path(path)
     if not place.is_file():
         raise ValueError(f"there is no table of samples {place}; a run writes {FILE} at <log_dir>/<tag>, such as cam/{FILE}.")
-    return [{_text(name): _value(_text(name), cell) for name, cell in row.items()} for row in csv_file.read(place)]
+    return [{_text(name): _value(told, _text(name) in words) for name, told in row.items()} for row in csv_file.read(place)]
 
 
 def samples(log_dir: str | Path, tag: str = "cam") -> list[dict[str, str | float]]:
@@ -129,11 +130,11 @@ def _columns(record: Record, batch: FixedBatch, session: str) -> Columns:
     sample = torch.tensor(record.shown, dtype=torch.long).div(record.score.shape[1], rounding_mode="floor")
     target = torch.tensor(record.shown, dtype=torch.long) % record.score.shape[1]
     told = record.predictions
-    of_all = {"session": session, "look": _cell(record.moment.title), "step": str(record.moment.step), "epoch": _epoch(record)}
+    of_all = {"session": session, "look": cell(record.moment.title), "step": str(record.moment.step), "epoch": _epoch(record)}
     # of several layers fused the tag tells that they are
-    of_all |= {"layer": _cell(record.tag.rpartition("/")[0]), "method": _cell(record.method)}
-    columns = {name: [cell] * len(sample) for name, cell in of_all.items()}
-    columns |= {"sample": _integers(sample), "name": [_cell(_name(batch, i)) for i in sample.tolist()]}
+    of_all |= {"layer": cell(record.tag.rpartition("/")[0]), "method": cell(record.method)}
+    columns = {name: [value] * len(sample) for name, value in of_all.items()}
+    columns |= {"sample": _integers(sample), "name": [cell(_name(batch, i)) for i in sample.tolist()]}
     columns |= {"target": _integers(target), "label": _integers(told.labels[sample])}
     columns |= {"predicted": _integers(told.predicted[sample])}
     columns |= {"predicted_probability": _floats(told.predicted_probability[sample])}
@@ -151,11 +152,9 @@ def _rows(part: Columns, columns: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _epoch(record: Record) -> str:
-    # a Moment may not tell it
-    epoch = getattr(record.moment, "epoch", None)
-    if epoch is None:
+    if record.moment.epoch is None:
         return ""
-    return f"{epoch:.9g}"
+    return f"{record.moment.epoch:.9g}"
 
 
 def _name(batch: FixedBatch, sample: int) -> str:
@@ -166,8 +165,8 @@ def _name(batch: FixedBatch, sample: int) -> str:
 
 def _class_names(record: Record, batch: FixedBatch, classes: Int[Tensor, "n"], target: Int[Tensor, "n"]) -> list[str]:
     if record.target_names:
-        return [_cell(record.target_names[i]) for i in target.tolist()]
-    names = {i: _cell(batch.class_name(i)) for i in classes.unique().tolist() if i >= 0}
+        return [cell(record.target_names[i]) for i in target.tolist()]
+    names = {i: cell(batch.class_name(i)) for i in classes.unique().tolist() if i >= 0}
     return [names.get(i, "") for i in classes.tolist()]
 
 
@@ -175,7 +174,7 @@ def _metric_column(name: str) -> str:
     """A column of its own for every metric, whatever it is called."""
     if name in (*_WORDS, *_INTEGERS, *_FLOATS):
         return f"metric {name}"
-    return _cell(name)
+    return cell(name)
 
 
 def _integers(values: Int[Tensor, "n"]) -> list[str]:
@@ -189,7 +188,7 @@ def _floats(values: Shaped[Tensor, "n"]) -> list[str]:
     return ["" if isnan(value) else f"{value:.{digits}g}" for value in values.tolist()]
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Words as a cell that is valid text and no formula; ``_text`` takes them back."""
     plain = text[:_LONGEST].encode("utf-8", "backslashreplace").decode().replace("\0", r"\x00")
     if plain.startswith(_FORMULA):
@@ -197,11 +196,11 @@ def _cell(text: str) -> str:
     return plain
 
 
-def _text(cell: str) -> str:
-    return cell.removeprefix("'")
+def _text(told: str) -> str:
+    return told.removeprefix("'")
 
 
-def _value(column: str, cell: str) -> str | float:
-    if column in _WORDS:
-        return _text(cell)
-    return float(cell or "nan")
+def _value(told: str, is_word: bool) -> str | float:
+    if is_word:
+        return _text(told)
+    return float(told or "nan")

@@ -7,7 +7,8 @@ from typing import Any
 
 from lightning_cam.data.batch import FixedBatch
 from lightning_cam.no_trace import isolated_rng
-from lightning_cam.record import Record
+from lightning_cam.record import Event, Record
+from lightning_cam.records.events import EventTable
 from lightning_cam.records.table import SampleTable
 from lightning_cam.records.writer import Place, RunWriter, places
 from lightning_cam.render.picture import Picture
@@ -37,12 +38,12 @@ class Deferred:
 class Publisher:
     """Writes pictures and looks; a logger nobody taught is one warning, one that fails ends nothing."""
 
-    def __init__(self, notices: Notices) -> None:
+    def __init__(self, notices: Notices, tables: bool = True) -> None:
         self.notices = notices
         self.destinations: list[Destination] = []
         self.deferred: dict[str, Deferred] = {}  # by tag
         self.run = RunWriter()
-        self.table = SampleTable(self.run.session)
+        self.tables = (SampleTable(self.run.session), EventTable(self.run.session)) if tables else None
         self.places: list[Place] = []
         self.folder = Path()
 
@@ -82,19 +83,25 @@ class Publisher:
         """Draw a picture of this Record at the end of the run, unless a newer one under its tag comes before."""
         self.deferred[tag] = Deferred(draw, record)
 
-    def record(self, records: Sequence[Record], batch: FixedBatch, tag: str, style: Style) -> None:
-        """Add a look to the record of the run, wherever it is kept, and to the table of samples beside it.
+    def record(
+        self, records: Sequence[Record], batch: FixedBatch, tag: str, style: Style, events: Sequence[Event] = ()
+    ) -> None:
+        """Add a look to the record of the run, wherever it is kept, and to the tables beside it.
 
         Args:
             records: what it found.
             batch: its samples.
             tag: first part of every tag.
             style: how the samples are shown.
+            events: what moved more than noise.
         """
         self.run.begin_look()
         for place in self.places:
             self.notices.guarded(place.owner, self.run.write, place, records, batch, tag, style)
-            self.notices.guarded(str(place.folder), self.table.add, place.folder, records, batch, tag)
+            if self.tables is not None:
+                of_samples, of_events = self.tables
+                self.notices.guarded(str(place.folder), of_samples.add, place.folder, records, batch, tag)
+                self.notices.guarded(str(place.folder), of_events.add, place.folder, events, batch, tag)
 
     @property
     def wants_overlays(self) -> bool:

@@ -3,7 +3,6 @@
 from lightning_cam.training.look.chunk import Chunk as Chunk
 from lightning_cam.training.look.chunk import chunks_of as chunks_of
 from lightning_cam.training.look.look import Look as Look
-from lightning_cam.training.look.moves import Event as Event
 from lightning_cam.training.look.part import Attempt as Attempt
 from lightning_cam.training.look.part import Part as Part
 from lightning_cam.training.look.result import LookResult as LookResult

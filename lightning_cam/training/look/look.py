@@ -11,12 +11,12 @@ from torch import Tensor
 from lightning_cam.change.noise import NoiseFloor
 from lightning_cam.concepts import Concepts
 from lightning_cam.data.batch import FixedBatch
-from lightning_cam.record import Moment, Record
+from lightning_cam.record import Event, Moment, Record
 from lightning_cam.registry import Entry
 from lightning_cam.training.history import History
 from lightning_cam.training.look.evidence import with_evidence
 from lightning_cam.training.look.join import join_maps, join_records, rate, remember, with_numbers_of_all
-from lightning_cam.training.look.moves import Event, note_moves
+from lightning_cam.training.look.moves import note_moves
 from lightning_cam.training.look.part import Attempt, Map, Part
 from lightning_cam.training.look.parts import PartShares
 from lightning_cam.training.notices import Notices

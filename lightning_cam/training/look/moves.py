@@ -1,7 +1,7 @@
 """What moved at a look more than noise: maps that jumped, and looks at which the whole batch did. n maps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -9,29 +9,8 @@ from torch import Tensor
 
 from lightning_cam.change.events import NoiseScale, is_change_point, jumps
 from lightning_cam.metrics.comparison.direction import cosine_distance
-from lightning_cam.record import Moment, Record
+from lightning_cam.record import Event, Record
 from lightning_cam.training.history import History
-
-
-@dataclass(frozen=True)
-class Event:
-    """A map, or the whole batch, moved more than noise and more than usual.
-
-    Attributes:
-        moment: the look at which it had moved.
-        tag: ``<layer>/<method>``.
-        sample: whose map; None for the whole batch.
-        target: which of its targets.
-        change: the cosine distance from the look before, of the whole batch the median over its maps.
-        floor: the same by noise alone.
-    """
-
-    moment: Moment
-    tag: str
-    sample: int | None
-    target: int
-    change: float
-    floor: float
 
 
 def note_moves(record: Record, history: History, moved: Sequence[Float[Tensor, "b t"]]) -> list[Event]:

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from lightning_cam.concepts import Concepts
 from lightning_cam.data.batch import FixedBatch
+from lightning_cam.metrics.by_class import by_class
 from lightning_cam.metrics.measure import MOST_CURVES, summarize
-from lightning_cam.record import Moment, Record
+from lightning_cam.record import Event, Moment, Record
 from lightning_cam.registry import METRICS
-from lightning_cam.training.look.moves import Event
 from lightning_cam.training.look.parts import SHARE
 
 
@@ -33,23 +33,26 @@ class LookResult:
     events: Sequence[Event] = ()
 
 
-def logged_numbers(records: Sequence[Record], tag: str, alone: bool, named: bool) -> dict[str, float]:
+def logged_numbers(result: LookResult, tag: str, alone: bool, named: bool, per_class: bool = False) -> dict[str, float]:
     """Each metric's mean where it is defined, and the share of samples for which it is, under the tags they are logged by.
 
     Args:
-        records: of one look.
+        result: of one look.
         tag: first part of every tag.
         alone: whether there can be no other record, so that its own tag is left out.
         named: whether the metrics were asked for by name; of those that nobody asked for eight are logged, and nothing
             that says nothing.
+        per_class: whether the means of each class are told too.
     """
     numbers: dict[str, float] = {}
-    for record in records:
+    for record in result.records:
         prefix = f"{tag}/" if alone else f"{tag}/{record.tag}/"
         measured = {name: values for name, values in record.values.items() if not name.startswith(SHARE)}
         told = summarize(measured) if named else _telling(record, measured)
         # shares are of the drift, and defined where that is
         told |= {name: float(values.nanmean()) for name, values in record.values.items() if name.startswith(SHARE)}
+        if per_class:
+            told |= by_class(record, result.batch.classes)
         numbers |= {f"{prefix}{name}": value for name, value in told.items()}
     return numbers
 
