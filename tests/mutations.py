@@ -276,11 +276,11 @@ ENGINE = [
 ]  # fmt: skip
 
 SHOWN = [
-    Mutation("swap height and width of boxes", "data/regions.py", "enumerate(reversed(size))", "enumerate(size)", "metrics/test_localization.py"),
-    Mutation("inclusive box ends", "data/regions.py", "(centre < upper[:, :, i])", "(centre < upper[:, :, i] + 1)", "metrics/test_localization.py"),
-    Mutation("boxes: a mask upside down", "data/regions.py", "->b{axes[::-1]}", "->b{axes}", "data/test_regions.py"),
-    Mutation("regions: two corners mixed up", "data/regions.py", "lower, upper = boxes[..., None].chunk(2, 2)", "lower, upper = boxes[..., None].unflatten(2, (-1, 2)).unbind(3)", "data/test_regions.py"),
-    Mutation("regions: a box or a mask guessed", "data/regions.py", "if is_mask and is_boxes and len(size) == 1", "if False and len(size) == 1", "data/test_regions.py"),
+    Mutation("swap height and width of boxes", "data/regions/boxes.py", "enumerate(reversed(size))", "enumerate(size)", "metrics/test_localization.py"),
+    Mutation("inclusive box ends", "data/regions/boxes.py", "(centre < upper[:, :, i])", "(centre < upper[:, :, i] + 1)", "metrics/test_localization.py"),
+    Mutation("boxes: a mask upside down", "data/regions/boxes.py", "->b{axes[::-1]}", "->b{axes}", "data/test_regions.py"),
+    Mutation("regions: two corners mixed up", "data/regions/boxes.py", "lower, upper = boxes[..., None].chunk(2, 2)", "lower, upper = boxes[..., None].unflatten(2, (-1, 2)).unbind(3)", "data/test_regions.py"),
+    Mutation("regions: a box or a mask guessed", "data/regions/masks.py", "if is_mask and is_boxes and len(size) == 1", "if False and len(size) == 1", "data/test_regions.py"),
     Mutation("energy_inside: a map of fewer sides resized", "metrics/region.py", "if heat.ndim != inside.ndim:", "if False:", "metrics/test_localization.py"),
     Mutation("energy_inside of the signed map", "metrics/localization.py", "heat.relu()", "heat", "metrics/test_localization.py"),
     Mutation("energy_inside: NaN counted as nothing inside", "metrics/localization.py", "share.isfinite(), torch.nan)", "share.isfinite(), 0)", "metrics/test_localization.py"),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_cam.render import typesetting
 from lightning_cam.render.style import Style
-from lightning_cam.render.typesetting import clip, typeset, write
+from lightning_cam.render.typesetting import Line, clip, typeset, write
 
 PAPER = (255, 255, 255)
 INK = (32, 33, 36)
@@ -23,11 +23,12 @@ WRONG = (213, 94, 0)
 
 @dataclass(frozen=True)
 class Caption:
-    """Two lines and a verdict: right, wrong, or none where there is no label."""
+    """Two lines, a verdict (right, wrong, or none where there is no label), and a remark on a dark plate."""
 
     line: str
     under: str = ""
     right: bool | None = None
+    remark: str = ""
 
 
 def strips(captions: Sequence[Caption], width: int, size: int, font: str | None) -> UInt8[Tensor, "b 3 s w"]:
@@ -72,7 +73,18 @@ def _strip(caption: Caption, width: int, size: int, font: str | None) -> UInt8[T
         draw.rectangle((0, round(0.25 * size), bar - 1, round(2.5 * size)), verdict)
         left = 2 * bar
     line = clip(typeset(caption.line, size, font), width - left)
-    under = clip(typeset(caption.under, size, font), width - left)
     write(draw, (left, round(0.2 * size)), line, ink)
+    if caption.remark:
+        left += _plate(draw, clip(typeset(caption.remark, size, font), width - left - size), left, size) + size // 2
+    under = clip(typeset(caption.under, size, font), width - left)
     write(draw, (left, round(1.4 * size)), under, FAINT)
     return to_tensor(canvas)
+
+
+def _plate(draw: ImageDraw.ImageDraw, words: Line, left: int, size: int) -> int:
+    """White words on dark in the second line, and how wide that is."""
+    edge = size // 3
+    width = round(words.length) + 2 * edge
+    draw.rounded_rectangle((left, round(1.38 * size), left + width - 1, round(2.66 * size)), edge, INK)
+    write(draw, (left + edge, round(1.4 * size)), words, PAPER)
+    return width
