@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_cam.data.axes import axes_of, channels_second
 from lightning_cam.data.batch import Batch, FixedBatch, Key
 from lightning_cam.data.dataset import numbers
-from lightning_cam.data.regions import Formatted, Points, to_mask
+from lightning_cam.data.regions import Points, to_mask
 from lightning_cam.model.call.entries import describe, in_code, locate
 from lightning_cam.model.call.inputs import Inputs
 
@@ -154,8 +154,6 @@ def _labels(batch: Any, key: Key, images: Tensor) -> Tensor | None:
 def _mask(batch: Any, key: Any, images: Tensor) -> Bool[Tensor, "b *s"]:
     if isinstance(key, Points):
         return key.to_mask(_take(batch, key.key, "regions"), images)
-    if isinstance(key, Formatted):
-        return to_mask(key.restored(_take(batch, key.key, "regions")), images)
     return to_mask(_take(batch, key, "regions"), images)
 
 

@@ -18,8 +18,8 @@ Colour = tuple[int, int, int]
 _COLOURS: tuple[Colour, ...] = ((255, 255, 255), (75, 195, 255), (255, 195, 0), (240, 60, 15), (150, 90, 255))
 DARK: Colour = (14, 15, 18)
 _DARKNESS = 0.8  # opacity of a hairline
-_FINE = 3  # how much finer lines are drawn than they are shown, which smooths them
-_FINEST = 640  # pixels of a picture's longer side, beyond which they are not drawn finer
+_FINE = 2  # how much finer lines are drawn than they are shown, which smooths them
+_FINEST = 768  # pixels of a picture's longer side, beyond which they are not drawn finer
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def outlines(masks: Bool[Tensor, "*b r y x"], size: tuple[int, int]) -> Layer:
     longer = max(size)
     fine = max(1, min(_FINE, _FINEST // longer))
     # a line grows slower than its picture, and is never less than a pixel
-    line = round(fine * (1 + longer / 320))
+    line = round(fine * (1 + longer / 240))
     hairline = max(1, round(fine * (0.33 + longer / 640)))
     flat = masks.flatten(0, -4)
     added = torch.zeros(len(flat), 3, *size, device=masks.device)

@@ -75,16 +75,23 @@ def _strip(caption: Caption, width: int, size: int, font: str | None) -> UInt8[T
     line = clip(typeset(caption.line, size, font), width - left)
     write(draw, (left, round(0.2 * size)), line, ink)
     if caption.remark:
-        left += _plate(draw, clip(typeset(caption.remark, size, font), width - left - size), left, size) + size // 2
+        remark = clip(typeset(caption.remark, size, font), width - left - size)
+        plate = round(remark.length) + 2 * (size // 3)
+        # at the right of the first line if there is room, else in front of the second
+        if left + line.length + size // 2 + plate <= width:
+            _write_on_plate(draw, (width - plate, 0.2 * size), remark, size)
+        else:
+            _write_on_plate(draw, (left, 1.4 * size), remark, size)
+            left += plate + size // 2
     under = clip(typeset(caption.under, size, font), width - left)
     write(draw, (left, round(1.4 * size)), under, FAINT)
     return to_tensor(canvas)
 
 
-def _plate(draw: ImageDraw.ImageDraw, words: Line, left: int, size: int) -> int:
-    """White words on dark in the second line, and how wide that is."""
+def _write_on_plate(draw: ImageDraw.ImageDraw, place: tuple[int, float], words: Line, size: int) -> None:
+    """White on a dark ground, rounded at its corners."""
+    left, top = place
     edge = size // 3
-    width = round(words.length) + 2 * edge
-    draw.rounded_rectangle((left, round(1.38 * size), left + width - 1, round(2.66 * size)), edge, INK)
-    write(draw, (left + edge, round(1.4 * size)), words, PAPER)
-    return width
+    right = left + round(words.length) + 2 * edge - 1
+    draw.rounded_rectangle((left, round(top - 0.06 * size), right, round(top + 1.2 * size)), edge, INK)
+    write(draw, (left + edge, round(top)), words, PAPER)

@@ -2,5 +2,4 @@
 
 from lightning_cam.data.regions.masks import to_mask as to_mask
 from lightning_cam.data.regions.points import Points as Points
-from lightning_cam.data.regions.tv_tensors import Formatted as Formatted
 from lightning_cam.data.regions.tv_tensors import with_formats as with_formats

@@ -60,5 +60,7 @@ def _inside(corner: Float[Tensor, "b 4 2 1 1"], x: Float[Tensor, "w"], y: Float[
     dx, dy = (edge * area.sign()[:, :, None]).unbind(2)
     beyond = dx * (y - y0) - dy * (x - x0)
     upper_or_left = (dy < 0) | ((dy == 0) & (dx > 0))
-    of_edges: Bool[Tensor, "b 4 h w"] = (beyond > 0) | ((beyond == 0) & upper_or_left)
+    # of a triangle one edge is a point
+    no_edge = (dx == 0) & (dy == 0)
+    of_edges: Bool[Tensor, "b 4 h w"] = (beyond > 0) | ((beyond == 0) & upper_or_left) | no_edge
     return of_edges.all(1) & (area[:, 0] != 0)

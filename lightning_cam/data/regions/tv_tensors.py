@@ -33,7 +33,7 @@ def untyped(region: Any, size: Sequence[int]) -> Any:
         size: the image's sides.
 
     Raises:
-        ValueError: for boxes or points of a picture of another size than the image.
+        ValueError: for those of a picture of another size than the image, or of several kinds.
     """
     rows = region
     if isinstance(region, Tensor):
@@ -43,11 +43,19 @@ def untyped(region: Any, size: Sequence[int]) -> Any:
     if all(isinstance(row, Mask) for row in rows):
         return _masks(region, size)
     if all(isinstance(row, BoundingBoxes) for row in rows):
-        _check_canvas(rows, "boxes", size)
+        for row in rows:
+            _check_size("boxes", row.canvas_size, size)
         return _boxes(region, rows, size)
     if KeyPoints is not None and all(isinstance(row, KeyPoints) for row in rows):
-        _check_canvas(rows, "key points", size)
+        for row in rows:
+            _check_size("key points", row.canvas_size, size)
         return discs(padded_points(region, 2), RADIUS, size)
+    if any(isinstance(row, (*_FORMATTED, Mask)) for row in rows):
+        kinds = ", ".join(dict.fromkeys(type(row).__name__ for row in rows))
+        raise ValueError(
+            f"The regions of the samples are of several kinds: {kinds}; expected one. A sample without any has empty ones, "
+            "such as BoundingBoxes(torch.zeros(0, 4), format='XYXY', canvas_size=image.shape[-2:])."
+        )
     return region
 
 
@@ -58,12 +66,13 @@ class Formatted:
     key: str | int
     sample: Tensor
 
-    def restored(self, region: Any) -> Any:
-        """What the key gave, with the format."""
+    def __call__(self, batch: Any) -> Any:
+        """What a batch has under the key, a list with the format of each sample's."""
+        region = _part(batch, self.key)
         if type(region) is not Tensor:
             return region
         kind: Any = type(self.sample)
-        return kind.wrap(region, like=self.sample)
+        return [kind.wrap(row, like=self.sample) for row in region]
 
 
 def with_formats(keys: Mapping[str, Any], samples: Sequence[Any], batch: Any) -> Mapping[str, Any]:
@@ -86,13 +95,11 @@ def with_formats(keys: Mapping[str, Any], samples: Sequence[Any], batch: Any) ->
 
 def _masks(masks: Any, size: Sequence[int]) -> Any:
     """Masks of each sample united, so that none is taken for boxes because of its width."""
+    for mask in [masks] if isinstance(masks, Tensor) else masks:
+        _check_size("masks", mask.shape[-len(size) :], size)
     if isinstance(masks, Tensor):
         return masks.as_subclass(Tensor)
-    rows = [mask.as_subclass(Tensor) for mask in masks]
-    if any(row.shape[-len(size) :] != tuple(size) for row in rows):
-        # told by who reads them as they are
-        return rows
-    return torch.stack([row.reshape(-1, *size).bool().any(0) for row in rows])
+    return torch.stack([mask.as_subclass(Tensor).reshape(-1, *size).bool().any(0) for mask in masks])
 
 
 def _boxes(region: Any, rows: Sequence[BoundingBoxes], size: Sequence[int]) -> Any:
@@ -123,14 +130,13 @@ def _converted(boxes: BoundingBoxes, new: BoundingBoxFormat) -> Float[Tensor, "*
     return converted.reshape(*numbers.shape[:-1], converted.shape[-1])
 
 
-def _check_canvas(rows: Sequence[Any], what: str, size: Sequence[int]) -> None:
-    for row in rows:
-        if tuple(row.canvas_size) != tuple(size):
-            raise ValueError(
-                f"The {what} are of a picture of {tuple(row.canvas_size)} pixels (canvas_size) and the images are "
-                f"{tuple(size)}. Let the dataset's transform change both by one call, as torchvision.transforms.v2 does with "
-                f"transform(image, {what.replace(' ', '_')}), or give plain tensors in pixels of the image."
-            )
+def _check_size(what: str, canvas: Sequence[int], size: Sequence[int]) -> None:
+    if tuple(canvas) != tuple(size):
+        raise ValueError(
+            f"The {what} are of a picture of {tuple(canvas)} and the images are {tuple(size)}. Let the dataset's transform "
+            f"change both by one call, as torchvision.transforms.v2 does with transform(image, {what.replace(' ', '_')}), or "
+            "give plain tensors in pixels of the image."
+        )
 
 
 def _part(batch: Any, key: Any) -> Any:
