@@ -523,4 +523,41 @@ RECORDS = [
     Mutation("filmstrip: in front of the exception", "callback.py", "with suppress(Exception):\n            self.teardown", "with nullcontext():\n            self.teardown", "promises/test_run_record.py -k stand_in_front"),
 ]  # fmt: skip
 
-MUTATIONS = [*METHODS, *TARGETS, *ENGINE, *RUN, *RECORDS, *SHOWN, *PATCHES]
+PAGES = [
+    Mutation("outlines: open at the picture's border", 'render/outlines.py', 'value=True)', 'value=False)', 'render/test_outlines.py'),
+    Mutation('outlines: the whole region painted', 'render/outlines.py', 'return inside & ~within, dark', 'return inside, dark', 'render/test_outlines.py'),
+    Mutation('outlines: without dark hairlines', 'render/outlines.py', '_DARKNESS = 0.8', '_DARKNESS = 0.0', 'render/test_outlines.py'),
+    Mutation('outlines: small regions lost when masks shrink', 'render/outlines.py', 'F.adaptive_max_pool2d(values, tuple(size))[:, 0] > 0', 'F.interpolate(values, tuple(size))[:, 0] > 0', 'render/test_outlines.py -k shrinks'),
+    Mutation('outlines: one colour for all regions', 'render/outlines.py', 'light * _of(colour, added)', 'light * _of(_COLOURS[0], added)', 'render/test_outlines.py -k own'),
+    Mutation('outlines: over the heat panel too', 'render/views.py', '        return colour(heat, style.colours)\n    return _below', '        return _below(layer, colour(heat, style.colours))\n    return _below', 'render/test_outlines.py'),
+    Mutation('outlines: of another slice', 'render/views.py', '    return slices.take(regions, index)', '    return slices.take(regions, 0 * index)', 'render/test_outlines.py -k volume'),
+    Mutation('outlines: bars a column late', 'render/outlines.py', 'torch.arange(width, device=mask.device) - BORDER', 'torch.arange(width, device=mask.device) - BORDER - 3', 'render/test_outlines.py -k below'),
+    Mutation('outlines: of a long signal every other time', 'render/outlines.py', 'before[:, final + 1] > before[:, first]', 'mask[:, first]', 'render/test_outlines.py -k below'),
+    Mutation('outlines: drawn although the style says no', 'figures/cards.py', 'if not regions or not self.style.outlines:', 'if not regions:', 'figures/test_pages.py'),
+    Mutation("outlines: another sample's region", 'figures/cards.py', 'masks[[position // of_each for', 'masks[[position % len(masks) for', 'figures/test_pages.py -k repeated'),
+    Mutation('outlines: in the record of a run', 'records/pictures.py', 'return [encode(pixels, "jpeg") for pixels in to_host(_drawn(base, style))]', 'return [encode(pixels + len(batch.regions), "jpeg") for pixels in to_host(_drawn(base, style))]', 'figures/test_pages.py -k keeps'),
+    Mutation('caption: the change turned round', 'figures/pages.py', '(strength / start)', '(start / strength)', 'figures/test_pages.py'),
+    Mutation('caption: a change since a map of another class', 'training/reporter.py', 'history.looks[0].values_of(history.looks[-1].classes)', 'history.looks[0].values', 'training/test_reporter.py'),
+    Mutation('caption: the change since the look before', 'training/reporter.py', 'history.looks[0].values_of(', 'history.looks[-2].values_of(', 'figures/test_pages.py -k run'),
+    Mutation("caption: another target's number", 'figures/captions.py', 'record.values[remarks.number][position]', 'record.values[remarks.number][0, 0]', 'figures/test_pages.py -k number'),
+    Mutation('caption: a missing number left unsaid', 'training/reporter.py', 'if style.number is not None and style.number not in record.values:', 'if False:', 'figures/test_pages.py -k not_measured'),
+    Mutation('ranking: wrong samples count as right', 'figures/ranking.py', 'right = (said.predicted == said.labels) & (said.labels >= 0)', 'right = said.labels >= 0', 'figures/test_ranking.py'),
+    Mutation('ranking: the map of any class counts', 'figures/ranking.py', ' & of_label & ', ' & ', 'figures/test_ranking.py'),
+    Mutation('ranking: at chance is below it', 'figures/ranking.py', 'record.values["enrichment"] < 1', 'record.values["enrichment"] <= 1', 'figures/test_ranking.py'),
+    Mutation('ranking: what jumped comes first', 'figures/ranking.py', '{MISPLACED: 0, JUMPED: 1}', '{MISPLACED: 1, JUMPED: 0}', 'figures/test_ranking.py'),
+    Mutation('ranking: jumps of the first look', 'figures/pages.py', 'self.run.jumps[-1]', 'self.run.jumps[0]', 'figures/test_ranking.py'),
+    Mutation('ranking: words without their order', 'figures/pages.py', 'panels = self._cards.chosen(positions).panels', 'panels = self._cards.panels', 'figures/test_ranking.py'),
+    Mutation('filmstrip: jumps marked a look early', 'figures/filmstrip.py', '(0, 0, 1, 0), value=False', '(0, 0, 0, 1), value=False', 'figures/test_pages.py -k filmstrip'),
+    Mutation('filmstrip: marks unexplained', 'figures/pages.py', 'if bool(jumps.any()):', 'if False:', 'figures/test_pages.py -k filmstrip'),
+    Mutation('points: discs in cells of the shorter side', 'data/regions/points.py', 'radius * max(size)', 'radius * min(size)', 'data/test_points.py'),
+    Mutation('points: x and y mixed up', 'data/regions/points.py', 'side, *[1] * i)', 'side, *[1] * i) if len(size) != 2 else (centre - point[:, 1 - i, None]).reshape(len(point), *[1] * (1 - i), side, *[1] * i)', 'data/test_points.py'),
+    Mutation('points: lost between centres', 'data/regions/points.py', '(distance <= reach**2) | holds', '(distance <= reach**2)', 'data/test_points.py'),
+    Mutation('tv_tensors: every box taken as corners', 'data/regions/tv_tensors.py', '    if boxes.format is new:\n', '    if new is _XYXY:\n', 'data/test_tv_tensors.py'),
+    Mutation('tv_tensors: whole numbers rounded', 'data/regions/tv_tensors.py', 'boxes.as_subclass(Tensor).float()', 'boxes.as_subclass(Tensor)', 'data/test_tv_tensors.py -k rounded'),
+    Mutation('tv_tensors: boxes of another picture', 'data/regions/tv_tensors.py', '    if tuple(canvas) != tuple(size):', '    if False:', 'data/test_tv_tensors.py'),
+    Mutation('tv_tensors: the format lost in collating', 'data/loader.py', 'regions={**options.annotations, **with_formats(options.region_keys, samples, raw)}', 'regions=options.regions', 'data/test_tv_tensors.py -k survives'),
+    Mutation('tv_tensors: converted boxes converted twice', 'data/regions/tv_tensors.py', ' and _begins_with(collated, own):', ':', 'data/test_tv_tensors.py -k left_alone'),
+    Mutation('tv_tensors: rotated boxes along their edges', 'data/regions/boxes.py', 'upper_or_left = (dy < 0)', 'upper_or_left = (dy <= 0)', 'data/test_tv_tensors.py'),
+]  # fmt: skip
+
+MUTATIONS = [*METHODS, *TARGETS, *ENGINE, *RUN, *RECORDS, *SHOWN, *PATCHES, *PAGES]

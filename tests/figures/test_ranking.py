@@ -5,8 +5,10 @@ import torch
 from run_records import made_batch, made_record
 
 from lightning_cam import Style
+from lightning_cam.figures import pages as module
 from lightning_cam.figures.pages import RecordPages, RunColumns
 from lightning_cam.figures.ranking import JUMPED, MISPLACED, knows_places, misplaced, rank
+from lightning_cam.figures.sheet import laid_out
 from lightning_cam.record import Predictions
 
 
@@ -64,7 +66,7 @@ def test_of_several_targets_the_label_s_map_counts_and_a_row_keeps_together():
 
 
 @pytest.mark.parametrize("jumps", [None, torch.tensor([[True, True, True], [False, False, True]])])
-def test_a_sheet_shows_its_cards_in_that_order_with_their_words(jumps):
+def test_a_sheet_shows_its_cards_in_that_order_with_their_words(jumps, monkeypatch):
     record, batch = told([0, 1, 1], [0, 1, 0], enrichment=[[2.0], [0.5], [3.0]]), made_batch(3)
     heat = record.heat.flatten(0, 1)
     run = RunColumns(["start", "1"], [heat, heat], -1.0, 1.0, None, jumps)
@@ -73,10 +75,20 @@ def test_a_sheet_shows_its_cards_in_that_order_with_their_words(jumps):
         for order in ("batch", "suspect")
     )
     order = [1, 0, 2] if jumps is None else [1, 2, 0]  # only what jumped at this very look
-    cards = plain._cards.panels(heat)
-    assert torch.equal(ranked._cards.chosen(ranked._ranking.positions(record.shown, 1)).panels(heat), cards[order])
-    assert list(ranked._ranking.samples) == order
+    kept = []
+
+    def keep(panels, words, style, columns):
+        kept.append((panels, words))
+        return laid_out(panels, words, style, columns)
+
+    monkeypatch.setattr(module, "laid_out", keep)
     before, after = plain.sheet().pixels, ranked.sheet().pixels
+    (panels, words), (ranked_panels, ranked_words) = kept
+    assert torch.equal(ranked_panels, panels[order])
+    assert [word.line for word in ranked_words] == [words[i].line for i in order]
+    remarks = {1: MISPLACED} if jumps is None else {1: MISPLACED, 2: JUMPED}
+    assert [word.remark for word in ranked_words] == [remarks.get(i, "") for i in order]
+    assert {word.remark for word in words} == {""}
     assert before.shape == after.shape and (before != after).any()
 
 
