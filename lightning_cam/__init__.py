@@ -14,6 +14,7 @@ from lightning_cam.capture.seen import Seen as Seen
 from lightning_cam.change.groups import Parts as Parts
 from lightning_cam.data.annotations import Annotations as Annotations
 from lightning_cam.data.batch import Batch as Batch
+from lightning_cam.data.regions import Points as Points
 from lightning_cam.explain import explain as explain
 from lightning_cam.explanation import Explanation as Explanation
 from lightning_cam.methods import fusion

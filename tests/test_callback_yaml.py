@@ -104,6 +104,7 @@ FORMS = {
     "a fixed scale": dict(style={"scale": 2.5, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], "encoding": "png"}),
     "a named scale": dict(style={"scale": "run", "norm": "minmax", "alpha": 0.5}),
     "bands": dict(style={"bands": [3, 2, 1]}),
+    "an order and a number": dict(style={"order": "suspect", "number": "energy_inside", "outlines": False}),
     "a schedule": dict(schedule={"every_n_epochs": 2, "baseline": False, "step": "epoch"}),
     "an output by name": dict(output="logits"),
     "an output by position": dict(output=1),

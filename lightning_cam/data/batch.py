@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_cam.data.annotations import Annotations
 from lightning_cam.data.axes import parse_axes
 from lightning_cam.data.fingerprints import fingerprints
+from lightning_cam.data.regions import Points
 from lightning_cam.model.call import Inputs
 from lightning_cam.registry import did_you_mean
 
@@ -41,7 +42,9 @@ class Batch:
         regions: the same for boxes or masks; a dict names several regions. Boxes are (x0, y0, x1, y1), [b 4] or [b n 4], in
             pixels of the image the model sees, ends excluded, rows of NaN ignored; of signals (x0, x1), of volumes
             (x0, y0, z0, x1, y1, z1) with z along d. Masks are of the image's size, [b h w], and so for one side or three.
-            ``lightning_cam.Annotations`` in place of a key takes them out of a CSV, COCO or Pascal VOC file.
+            Torchvision's tensors tell their format, a list with those of each sample or collated by default. In place of a key
+            ``lightning_cam.Points(key)`` makes discs of points, and ``lightning_cam.Annotations`` takes boxes, polygons or
+            points out of a CSV, COCO or Pascal VOC file.
         classes: class names; by default the dataset's or datamodule's own ``classes``.
 
     Raises:
@@ -55,7 +58,7 @@ class Batch:
     axes: str | None = None
     picture: Key = None
     label: Key = None
-    regions: Key | Annotations | Mapping[str, Key | Annotations] = None
+    regions: Key | Points | Annotations | Mapping[str, Key | Points | Annotations] = None
     classes: Sequence[str] | None = None
     pictures: int | None = None
 
@@ -105,7 +108,7 @@ class Batch:
         return {name: key for name, key in self._regions.items() if isinstance(key, Annotations)}
 
     @property
-    def region_keys(self) -> Mapping[str, Key]:
+    def region_keys(self) -> Mapping[str, Any]:
         """The regions that are in the batch itself, by name."""
         return {name: key for name, key in self._regions.items() if not isinstance(key, Annotations)}
 

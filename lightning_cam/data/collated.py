@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from lightning_cam.data.axes import axes_of, channels_second
 from lightning_cam.data.batch import Batch, FixedBatch, Key
 from lightning_cam.data.dataset import numbers
-from lightning_cam.data.regions import to_mask
+from lightning_cam.data.regions import Points, to_mask
 from lightning_cam.model.call.entries import describe, in_code, locate
 from lightning_cam.model.call.inputs import Inputs
 
@@ -48,7 +48,7 @@ def read_batch(batch: Any, options: Batch, sides: int = 2, channels: int | None 
     labels = _labels(batch, options.label, images)
     masks = {}
     for name, key in options.region_keys.items():
-        masks[name] = to_mask(_take(batch, key, "regions"), images if picture is None else picture)
+        masks[name] = _mask(batch, key, images if picture is None else picture)
     if labels is not None and len(labels) != len(images):
         raise ValueError(f"The batch has {len(images)} images and {len(labels)} labels; name them with Batch(label=...).")
     names = tuple(f"sample {i}" for i in range(len(images)))
@@ -149,6 +149,12 @@ def _labels(batch: Any, key: Key, images: Tensor) -> Tensor | None:
     if labels is None or not numbers(labels):
         return None
     return torch.as_tensor(labels, device=images.device)
+
+
+def _mask(batch: Any, key: Any, images: Tensor) -> Bool[Tensor, "b *s"]:
+    if isinstance(key, Points):
+        return key.to_mask(_take(batch, key.key, "regions"), images)
+    return to_mask(_take(batch, key, "regions"), images)
 
 
 def _search(batch: Any, keys: Sequence[str], position: int) -> Any:

@@ -16,6 +16,7 @@ from lightning_cam.data.batch import Batch, FixedBatch
 from lightning_cam.data.collated import image_batch, read_batch
 from lightning_cam.data.dataset import name_of, normalization_of, wrapped_datasets
 from lightning_cam.data.passing import PassingSamples, is_stream
+from lightning_cam.data.regions import with_formats
 from lightning_cam.data.selection import ChosenLoader, choose_loader, chosen_indices
 from lightning_cam.model.call.entries import locate
 from lightning_cam.model.call.inputs import Inputs
@@ -70,7 +71,8 @@ def load_fixed_batch(source: SampleSource, options: Batch) -> FixedBatch:
             indices = chosen_indices(chosen, options, form)
             samples, masks = load_annotated(data, indices, options.annotations)
             raw = chosen.collate(samples)
-            batch = read_batch(source.transfer(raw, chosen.position), options, *form)
+            formatted = replace(options, regions={**options.annotations, **with_formats(options.region_keys, samples, raw)})
+            batch = read_batch(source.transfer(raw, chosen.position), formatted, *form)
         batch = replace(
             with_masks(batch, masks),
             names=tuple(name_of(data, i) for i in indices),

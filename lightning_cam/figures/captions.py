@@ -1,6 +1,7 @@
 """What is written beside the maps: captions, titles, the description of a picture. b batch, t targets."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import nan
 from typing import Any
 
@@ -22,11 +23,52 @@ _COLOURS = {
 }
 
 
-def captions(batch: FixedBatch, record: Record, norm: Norm = "positive") -> list[Caption]:
-    """A caption for each sample and target: class, probability, right or wrong, raw strength."""
+@dataclass(frozen=True)
+class Remarks:
+    """What a caption may tell beside its map.
+
+    Attributes:
+        change: of each map's strength since the first look, as a factor, NaN where there is none; empty outside a run.
+        number: the metric whose value is told.
+        words: what a sample is marked with, by its place in the batch.
+    """
+
+    change: Sequence[float] = ()
+    number: str | None = None
+    words: Mapping[int, str] = field(default_factory=dict)
+
+
+def captions(
+    batch: FixedBatch,
+    record: Record,
+    norm: Norm = "positive",
+    remarks: Remarks = Remarks(),
+) -> list[Caption]:
+    """A caption for each sample and target: class, probability, right or wrong, raw strength, and what is remarked."""
     b, t = record.score.shape
     names = sample_names(batch)
-    return [_caption(batch, record, names[i], (i, j), norm) for i in range(b) for j in range(t)]
+    told = []
+    for i in range(b):
+        for j in range(t):
+            caption = _caption(batch, record, names[i], (i, j), (norm, remarks))
+            told.append(replace(caption, remark=remarks.words.get(i, "")))
+    return told
+
+
+def factor_words(factor: float) -> str:
+    """A factor in a few letters; of NaN nothing.
+
+    Example:
+        >>> [factor_words(factor) for factor in (0.4321, 2.0, 12.3, 1e-9, 1e9)]
+        ['x0.43', 'x2', 'x12', 'x0.00', 'x>999']
+    """
+    if factor != factor:
+        return ""
+    if factor > 999:
+        return "x>999"
+    if factor < 0.1:
+        return f"x{factor:.2f}"
+    return f"x{float(f'{factor:.2g}'):g}"
 
 
 def row_names(batch: FixedBatch, record: Record) -> list[str]:
@@ -132,8 +174,9 @@ def _options(options: Any) -> Any:
     return words
 
 
-def _caption(batch: FixedBatch, record: Record, name: str, position: tuple[int, int], norm: Norm) -> Caption:
+def _caption(batch: FixedBatch, record: Record, name: str, position: tuple[int, int], told: tuple[Norm, Remarks]) -> Caption:
     sample, target = position
+    norm, remarks = told
     predictions = record.predictions
     class_id = int(predictions.classes[position])
     predicted = int(predictions.predicted[sample])
@@ -145,14 +188,34 @@ def _caption(batch: FixedBatch, record: Record, name: str, position: tuple[int, 
     if predicted >= 0 and predicted != class_id:
         line += f", said {batch.class_name(predicted)}{_percent(float(predictions.predicted_probability[sample]))}"
     under = _strength(record, position, norm)
-    if record.on_map is not None and under != NO_EVIDENCE:
-        under += on_map_words(" · ", float(record.on_map[position]))
+    if under != NO_EVIDENCE:
+        under += _beside(record, position, remarks)
     if record.lost is not None and bool(record.lost[position]):
         line += ", lost"
         under = "nothing is where it was pinned"
     if line != name:
         under += f" · {name}"
     return Caption(line, under, predictions.is_right(sample))
+
+
+def _beside(record: Record, position: tuple[int, int], remarks: Remarks) -> str:
+    """What is told behind a map's strength: its change, its share of the evidence, and the metric wished for."""
+    words = ""
+    if remarks.change:
+        sample, target = position
+        change = factor_words(remarks.change[sample * record.score.shape[1] + target])
+        words += f" ({change})" if change else ""
+    if record.on_map is not None:
+        words += on_map_words(" · ", float(record.on_map[position]))
+    if remarks.number is not None and remarks.number in record.values:
+        words += f" · {remarks.number} {_number(float(record.values[remarks.number][position]))}"
+    return words
+
+
+def _number(value: float) -> str:
+    if value != value:
+        return "undefined"
+    return f"{value:.3g}"
 
 
 def _percent(probability: float) -> str:

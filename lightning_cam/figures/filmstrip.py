@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Bool, Float, Shaped, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from lightning_cam.render.typesetting import clip, typeset, write
 
 _LONGEST_NAME = 11  # of a row, in font sizes
 _TRACK = 228  # grey of a bar's whole length
+_MARK = (0, 114, 178)  # blue of Okabe and Ito
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +29,13 @@ class Columns:
         titles: their names.
         normalized: maps scaled to [0, 1], one set a moment.
         strength: each map's largest raw value.
+        jumps: which maps jumped at that moment, and are marked; None where that is not known.
     """
 
     titles: Sequence[str]
     normalized: Float[Tensor, "n b *m"]
     strength: Float[Tensor, "n b"]
+    jumps: Bool[Tensor, "n b"] | None = None
 
 
 def filmstrip(
@@ -51,8 +54,22 @@ def filmstrip(
         title: the header's bold line and its faint one.
         style: colours and size.
     """
+    return under_header(film(base, columns, rows, style), title, style)
+
+
+def film(
+    base: Shaped[Tensor, "b c *s"],
+    columns: Columns,
+    rows: Sequence[str],
+    style: Style,
+    regions: Bool[Tensor, "b r *s"] | None = None,
+) -> UInt8[Tensor, "3 height width"]:
+    """A filmstrip without its header; the samples' regions are drawn on every picture."""
     gap = max(3, style.tile // 40)
-    overlays = views.cells(base, columns.normalized, style)
+    overlays = views.cells(base, columns.normalized, style, regions)
+    if columns.jumps is not None:
+        # the first column shows images alone
+        overlays = marked(overlays, F.pad(columns.jumps, (0, 0, 1, 0), value=False))
     bars = strength_bars(columns.strength, overlays.shape[-1], gap)
     cells = F.pad(torch.cat([overlays, bars], 3), (0, gap, 0, 2 * gap), value=255)
     _, b, _, h, w = cells.shape
@@ -72,8 +89,21 @@ def filmstrip(
         block = torch.cat([top, torch.cat([names, body], 2)], 1)
         # the last block may have fewer rows
         drawn.append(F.pad(block, (0, gap, 0, block_rows * h - body.shape[1]), value=255))
-    page = F.pad(torch.cat(drawn, 2), (0, gap, 0, gap), value=255)
-    return under_header(page, title, style)
+    return F.pad(torch.cat(drawn, 2), (0, gap, 0, gap), value=255)
+
+
+def marked(cells: UInt8[Tensor, "n b 3 h w"], where: Bool[Tensor, "n b"]) -> UInt8[Tensor, "n b 3 h w"]:
+    """The cells, some with a mark: their upper right corner in blue behind a white rim, to be seen on any picture."""
+    h, w = cells.shape[-2:]
+    side = max(9, min(h, w) // 6)
+    rim = max(2, side // 5)
+    device = cells.device
+    # steps from the corner
+    steps = torch.arange(h, device=device)[:, None] + torch.arange(w, device=device).flip(0)
+    blue, white = ((reach - steps).clamp(0, 1).float() for reach in (side, side + rim))
+    ink = torch.tensor(_MARK, dtype=torch.float32, device=device)[:, None, None]
+    drawn = cells * (1 - white) + 255 * (white - blue) + ink * blue
+    return cells.where(~where[..., None, None, None], drawn.round().to(torch.uint8))
 
 
 def strength_bars(strength: Float[Tensor, "n b"], width: int, gap: int) -> UInt8[Tensor, "k b 3 y x"]:

@@ -53,7 +53,7 @@ class PatchHeader:
         drawn = [_draw_key(key, style) for key in self.keys]
         width = max(body.shape[-1], *(key.width + 2 * edge for key in drawn))
         body = F.pad(body, (0, width - body.shape[-1]), value=255)
-        lines = _lines([key.width for key in drawn], width - 2 * edge, 2 * size)
+        lines = in_lines([key.width for key in drawn], width - 2 * edge, 2 * size)
         line = round(1.7 * size)
         top = round(3.3 * header_size(style))
         canvas = Image.new("RGB", (width, top + len(lines) * line + size // 2), PAPER)
@@ -106,11 +106,11 @@ def _draw_key(key: Key, style: Style) -> Image.Image:
     return canvas.crop((0, 0, left, canvas.height))
 
 
-def _lines(widths: Sequence[int], room: int, gap: int) -> list[list[int]]:
+def in_lines(widths: Sequence[int], room: int, gap: int) -> list[list[int]]:
     """Which of these stand in which line.
 
     Example:
-        >>> _lines([50, 40, 60], room=100, gap=10)
+        >>> in_lines([50, 40, 60], room=100, gap=10)
         [[0, 1], [2]]
     """
     lines: list[list[int]] = [[]]

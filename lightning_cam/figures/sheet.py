@@ -39,13 +39,19 @@ def sheet(
         style: panels, colours and size.
         columns: cards a row; by default as many as make the sheet laptop-shaped.
     """
-    panels = views.panels(base, normalized, style)
+    return under_header(laid_out(views.panels(base, normalized, style), words, style, columns), title, style)
+
+
+def laid_out(
+    panels: UInt8[Tensor, "b 3 h w"], words: Sequence[Caption], style: Style, columns: int | None = None
+) -> UInt8[Tensor, "3 height width"]:
+    """A sheet without its header: every sample's panels over its caption."""
     strip = strips(words, panels.shape[-1], font_size(style), style.font).to(panels.device)
     cards = torch.cat([panels, strip], 2)
     gap = margin(style)
     if columns is None:
         columns = laptop_shaped(len(cards), cards.shape[-1] + gap, cards.shape[-2] + gap)
-    return under_header(grid(cards, columns, gap), title, style)
+    return grid(cards, columns, gap)
 
 
 def margin(style: Style) -> int:

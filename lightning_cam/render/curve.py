@@ -19,11 +19,12 @@ GREY = (150, 153, 160)
 PAPER = (247, 247, 248)
 INK = (120, 124, 130)
 
+BORDER = 3  # pixels left and right of a curve
+
 _LANES = 8  # channels beyond these are not drawn
 _FINE = 3  # how much larger a curve is drawn than it is shown, which smooths it
 _THICK = 1.7  # pixels, of a line in a lane of 60 pixels or more
 _THIN = 1.2
-_BORDER = 3  # pixels left and right of a curve
 
 
 def curves(
@@ -45,15 +46,20 @@ def curves(
     return torch.from_numpy(np.stack(drawn).transpose(0, 3, 1, 2).copy()).to(signals.device)
 
 
+def paper(style: Style) -> tuple[int, int, int]:
+    """What curves are drawn on."""
+    if style.norm == "symmetric":
+        return PAPER
+    return NIGHT
+
+
 def _draw(signal: Any, heat: Any, size: tuple[int, int], style: Style) -> Any:
     """One signal, [h w 3], drawn larger and smoothed down."""
     h, w = size
-    paper = NIGHT
     ink = GREY
     if style.norm == "symmetric":
-        paper = PAPER
         ink = INK
-    canvas = np.full((_FINE * h, _FINE * w, 3), paper, np.uint8)
+    canvas = np.full((_FINE * h, _FINE * w, 3), paper(style), np.uint8)
     lane = h / len(signal)
     thickness = round(_FINE * _THIN)
     if lane >= 60:
@@ -61,7 +67,7 @@ def _draw(signal: Any, heat: Any, size: tuple[int, int], style: Style) -> Any:
     margin = max(3.0, 0.1 * lane)
     for i, channel in enumerate(signal):
         x, y, hot = _points(channel, heat, w)
-        across = _BORDER + x * (w - 2 * _BORDER - 1)
+        across = BORDER + x * (w - 2 * BORDER - 1)
         down = i * lane + margin + _depth(y) * (lane - 2 * margin)
         corners = np.rint(_FINE * np.stack([across, down], 1)).astype(int).tolist()
         colours = _colours(hot, len(corners) - 1, np.asarray(ink, np.float64), style)

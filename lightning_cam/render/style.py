@@ -11,6 +11,7 @@ from lightning_cam.render import colormap as colormaps
 
 Panel = Literal["image", "heat", "overlay"]
 Encoding = Literal["jpeg", "png"]
+Order = Literal["batch", "suspect"]
 
 _WEIGHT = 10.0  # beyond it all of a picture is white
 
@@ -44,6 +45,10 @@ class Style:
         font: a font file, which comes before all others; by default Pillow's own, and a font of the system for letters that it
             lacks.
         filmstrip_columns: the looks a filmstrip shows at most, the baseline among them.
+        outlines: whether the batch's regions are drawn on the pictures, as thin lines, a colour each; below signals as bars.
+        number: a metric, such as ``energy_inside``, whose value each sample's caption tells.
+        order: of a sheet's cards: ``batch``, or ``suspect``, which puts first what is right with its heat outside the regions
+            (``enrichment`` below 1), then what jumped at this look, each with a word that says so.
 
     Raises:
         ValueError: for a value that is none of these, naming the nearest.
@@ -70,11 +75,15 @@ class Style:
     encoding: Encoding = "jpeg"
     font: str | None = None
     filmstrip_columns: int = 8
+    outlines: bool = True
+    number: str | None = None
+    order: Order = "batch"
 
     def __post_init__(self) -> None:
         colormaps.check(self.colours)
         _check_choice("norm", self.norm, get_args(Norm))
         _check_choice("encoding", self.encoding, get_args(Encoding))
+        _check_choice("order", self.order, get_args(Order))
         for panel in self.panels:
             _check_choice("panels", panel, get_args(Panel))
         if not self.panels or isinstance(self.panels, str):

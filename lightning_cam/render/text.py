@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_cam.render import typesetting
 from lightning_cam.render.style import Style
-from lightning_cam.render.typesetting import clip, typeset, write
+from lightning_cam.render.typesetting import Line, clip, typeset, write
 
 PAPER = (255, 255, 255)
 INK = (32, 33, 36)
@@ -23,11 +23,12 @@ WRONG = (213, 94, 0)
 
 @dataclass(frozen=True)
 class Caption:
-    """Two lines and a verdict: right, wrong, or none where there is no label."""
+    """Two lines, a verdict (right, wrong, or none where there is no label), and a remark on a dark plate."""
 
     line: str
     under: str = ""
     right: bool | None = None
+    remark: str = ""
 
 
 def strips(captions: Sequence[Caption], width: int, size: int, font: str | None) -> UInt8[Tensor, "b 3 s w"]:
@@ -72,7 +73,25 @@ def _strip(caption: Caption, width: int, size: int, font: str | None) -> UInt8[T
         draw.rectangle((0, round(0.25 * size), bar - 1, round(2.5 * size)), verdict)
         left = 2 * bar
     line = clip(typeset(caption.line, size, font), width - left)
-    under = clip(typeset(caption.under, size, font), width - left)
     write(draw, (left, round(0.2 * size)), line, ink)
+    if caption.remark:
+        remark = clip(typeset(caption.remark, size, font), width - left - size)
+        plate = round(remark.length) + 2 * (size // 3)
+        # at the right of the first line if there is room, else in front of the second
+        if left + line.length + size // 2 + plate <= width:
+            _write_on_plate(draw, (width - plate, 0.2 * size), remark, size)
+        else:
+            _write_on_plate(draw, (left, 1.4 * size), remark, size)
+            left += plate + size // 2
+    under = clip(typeset(caption.under, size, font), width - left)
     write(draw, (left, round(1.4 * size)), under, FAINT)
     return to_tensor(canvas)
+
+
+def _write_on_plate(draw: ImageDraw.ImageDraw, place: tuple[int, float], words: Line, size: int) -> None:
+    """White on a dark ground, rounded at its corners."""
+    left, top = place
+    edge = size // 3
+    right = left + round(words.length) + 2 * edge - 1
+    draw.rounded_rectangle((left, round(top - 0.06 * size), right, round(top + 1.2 * size)), edge, INK)
+    write(draw, (left + edge, round(top)), words, PAPER)

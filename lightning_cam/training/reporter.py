@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from lightning_cam.concepts import Concepts
 from lightning_cam.data.batch import FixedBatch
 from lightning_cam.figures.pages import RecordPages, RunColumns
-from lightning_cam.record import Moment
+from lightning_cam.figures.ranking import knows_places
+from lightning_cam.record import Moment, Record
+from lightning_cam.registry import did_you_mean
 from lightning_cam.render.picture import Picture, to_host
 from lightning_cam.render.style import Style
 from lightning_cam.training.history import History
@@ -44,6 +46,8 @@ def report_look(result: LookResult, album: Album, attempt: Attempt) -> None:
         if not record.shown:  # no sample has the target
             continue
         run = run_columns(album.histories.get(record.tag), album.style.filmstrip_columns)
+        if run is None or run.baseline is None:
+            warn_of_numbers(record, result.batch, album)
         pages = RecordPages(record, result.batch, album.style, album.target, run)
         what = f"the pictures of {record.tag}"
         attempt(what, report_sheet, pages, album)
@@ -57,6 +61,24 @@ def report_look(result: LookResult, album: Album, attempt: Attempt) -> None:
             result.batch,
             result.moment,
             album,
+        )
+
+
+def warn_of_numbers(record: Record, batch: FixedBatch, album: Album) -> None:
+    """Warn where the style asks for a metric that was not measured at a first look; later ones may leave some out."""
+    style = album.style
+    there = ", ".join(record.values) or "none"
+    if style.number is not None and style.number not in record.values:
+        album.publisher.notices.warn(
+            f"Style(number={style.number!r}): no such metric is measured at {record.tag}, so no caption tells it."
+            f"{did_you_mean(style.number, list(record.values))} Measured: {there}. Name it in metrics=[...].",
+            f"number of {record.tag}",
+        )
+    if style.order == "suspect" and batch.regions and not knows_places(record):
+        album.publisher.notices.warn(
+            f"Style(order='suspect') asks whether heat is in the regions, which only enrichment or energy_inside tell; at "
+            f"{record.tag} are measured: {there}. Write metrics=['enrichment', ...].",
+            f"order of {record.tag}",
         )
 
 
@@ -101,4 +123,7 @@ def run_columns(history: History | None, columns: int) -> RunColumns | None:
     looks = [history.looks[i] for i in history.spread(columns)]
     titles = [look.title for look in looks]
     heats = [look.values for look in looks]
-    return RunColumns(titles, heats, history.lowest, history.highest)
+    baseline = None
+    if len(history.looks) > 1:
+        baseline = history.looks[0].values_of(history.looks[-1].classes)
+    return RunColumns(titles, heats, history.lowest, history.highest, baseline)

@@ -255,8 +255,8 @@ def test_the_sheet_and_its_description_say_that_labels_are_not_what_is_explained
     titles = []
     batch, record = watched(tmp_path, None)
     _, labelled = watched(tmp_path, CLASSES)
-    drawn = pages.sheet
-    monkeypatch.setattr(pages, "sheet", lambda *args, **options: titles.append(args[3]) or drawn(*args, **options))
+    drawn = pages.under_header
+    monkeypatch.setattr(pages, "under_header", lambda *args: titles.append(args[1]) or drawn(*args))
     RecordPages(record, batch, SMALL, "label").sheet()
     RecordPages(labelled, batch, SMALL, "label").sheet()
     assert [title[1].rpartition(" · ")[2] for title in titles] == ["target: label (the batch has no labels)", "target: label"]

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Shaped
 from torch import Tensor
+
+from lightning_cam.data.regions.boxes import inside_boxes
+from lightning_cam.data.regions.tv_tensors import untyped
 
 _CORNERS = {1: "x0, x1", 2: "x0, y0, x1, y1", 3: "x0, y0, z0, x1, y1, z1"}
 
@@ -16,14 +19,16 @@ def to_mask(region: Any, images: Shaped[Tensor, "b c *s"]) -> Bool[Tensor, "b *s
     A box has two numbers a side, all its lower ends before all its upper ones: (x0, x1) of a signal [b c t], x along t;
     (x0, y0, x1, y1) of a picture [b c h w], x along w; (x0, y0, z0, x1, y1, z1) of a volume [b c d h w], x along w, y along h
     and z along d. They are counted in samples, pixels or voxels, upper ends excluded: what has its centre inside is inside.
-    Rows of NaN are no box. Of a mask every value but 0 is inside.
+    Rows of NaN are no box. Of a mask every value but 0 is inside. Torchvision's tensors tell their format: boxes, rotated ones
+    too, masks, and key points, which become discs as ``Points`` do.
 
     Args:
         region: boxes [b r] or [b n r]; masks [b *s] or [b m *s]; or a list with the boxes [n r], or the masks, of each sample.
         images: the images they belong to.
 
     Raises:
-        ValueError: for regions of another shape, of another number of images, or that may be boxes as well as masks.
+        ValueError: for regions of another shape, of another number of images, of pictures of another size (``canvas_size``), or
+            that may be boxes as well as masks.
 
     Example:
         >>> to_mask(torch.tensor([[0, 0, 2, 1]]), torch.zeros(1, 3, 2, 2)).tolist()
@@ -35,6 +40,7 @@ def to_mask(region: Any, images: Shaped[Tensor, "b c *s"]) -> Bool[Tensor, "b *s
     """
     size = images.shape[2:]
     r = 2 * len(size)
+    region = untyped(region, size)
     if not isinstance(region, Tensor):
         region = _masks_of_list(region, size)
     region = region.to(images.device)
@@ -52,7 +58,7 @@ def to_mask(region: Any, images: Shaped[Tensor, "b c *s"]) -> Bool[Tensor, "b *s
         masks: Tensor = region.reshape(len(images), -1, *size)
         return masks.bool().any(1)
     if is_boxes:
-        return _inside(region.reshape(len(images), -1, r), size)
+        return inside_boxes(region.reshape(len(images), -1, r), size)
     raise ValueError(_unreadable(f"{tuple(region.shape)}", size))
 
 
@@ -68,26 +74,11 @@ def _masks_of_list(regions: Any, size: Sequence[int]) -> Bool[Tensor, "b *s"]:
     # an empty list has no side of so many numbers yet
     if all(row.ndim in (1, 2) and (row.shape[-1] == r or not row.numel()) for row in rows):
         boxes = [row.to(torch.float32).reshape(-1, r) for row in rows]
-        return _inside(torch.nn.utils.rnn.pad_sequence(boxes, batch_first=True, padding_value=torch.nan), size)
+        return inside_boxes(torch.nn.utils.rnn.pad_sequence(boxes, batch_first=True, padding_value=torch.nan), size)
     for row in rows:
         if row.shape[-len(size) :] != tuple(size) or row.ndim not in (len(size), len(size) + 1):
             raise ValueError(_unreadable(f"a list with {tuple(row.shape)} of a sample", size))
     return torch.stack([row.reshape(-1, *size).bool().any(0) for row in rows])
-
-
-def _inside(boxes: Shaped[Tensor, "b n r"], size: Sequence[int]) -> Bool[Tensor, "b *s"]:
-    """Where a place's centre is inside a box; nowhere for a row of NaN."""
-    lower, upper = boxes[..., None].chunk(2, 2)
-    axes = "xyz"[: len(size)]
-    within = []
-    # x is along the last side of the image
-    for i, side in enumerate(reversed(size)):
-        centre = torch.arange(side, device=boxes.device) + 0.5
-        # a comparison with NaN is false
-        within.append(((centre >= lower[:, :, i]) & (centre < upper[:, :, i])).float())
-    # how many boxes hold each place: a product over the sides, so that no mask a box of a whole volume is ever made
-    boxes_there: Float[Tensor, "b *s"] = torch.einsum(f"{','.join('bn' + axis for axis in axes)}->b{axes[::-1]}", *within)
-    return boxes_there > 0
 
 
 def _kind(regions: Any) -> str:
