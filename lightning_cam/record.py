@@ -4,7 +4,7 @@ It is all that reporting reads: nothing in it refers to a model, a hook or a log
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -101,6 +101,17 @@ class Record:
     on_map: Float[Tensor, "b t"] | None = None
     lost: Bool[Tensor, "b t"] | None = None
     target_names: tuple[str, ...] = ()
+
+    def first(self, n: int | None) -> "Record":
+        """That of the first n samples; of all without a number."""
+        if n is None or n >= len(self.score):
+            return self
+        told = {item.name: getattr(self.predictions, item.name)[:n] for item in fields(Predictions)}
+        part = {name: getattr(self, name)[:n] for name in ("heat", "score", "strength", "against")}
+        lacking = {name: getattr(self, name) for name in ("absent", "on_map", "lost")}
+        part |= {name: value[:n] for name, value in lacking.items() if value is not None}
+        values = {name: value[:n] for name, value in self.values.items()}
+        return replace(self, predictions=Predictions(**told), values=values, **part)
 
     @property
     def shown(self) -> list[int]:

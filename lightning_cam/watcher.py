@@ -14,7 +14,7 @@ from lightning_cam.data.loader import load_plain_batch
 from lightning_cam.figures.captions import name_target
 from lightning_cam.methods.apply import map_plans
 from lightning_cam.methods.fusion import find_fusion
-from lightning_cam.metrics.measure import default_metrics
+from lightning_cam.metrics.measure import defaults
 from lightning_cam.model.call import ForwardOption, check_forward
 from lightning_cam.model.output import Output
 from lightning_cam.no_trace import isolated_rng, no_trace
@@ -178,7 +178,7 @@ class Watcher:
     def compute(self, moment: Moment) -> LookResult:
         """The first half: when it returns, every hook is out and every state put back."""
         batch = self._fixed_batch(moment.fitting)
-        metrics = default_metrics(bool(batch.regions)) if self.metrics is None else self.metrics
+        metrics = self.metrics or [METRICS.find(name) for name in defaults(bool(batch.regions)) if self.metrics is None]
         targets, histories = self.memory.of(moment, len(self.chunks))
         look = Look(moment, metrics, histories, self.memory.noise, self.memory.shares)
         self.notices.say(self.memory.shares.begin(moment, self._model, histories))
@@ -186,7 +186,7 @@ class Watcher:
             for chunk, target in zip(self.chunks, targets, strict=True):
                 self._compute_chunk(chunk, target, look)
         records = look.records(batch, self.attempt)
-        result = LookResult(moment, batch, records, look.concepts, look.events)
+        result = look.result(batch, records, self.batch_options.pictures)
         for observer in self.observers:
             observer(result)
         return result

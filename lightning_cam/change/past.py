@@ -1,7 +1,7 @@
 """PastLook: what a run keeps of a look. n maps, the targets of all samples."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,6 +36,12 @@ class PastLook:
         if self.heat.dtype == torch.float32:
             return self.heat
         return self.heat.float() * self.scale
+
+    def rows(self, maps: slice) -> "PastLook":
+        """The same of some of the maps."""
+        change = None if self.change is None else self.change[maps]
+        jumped = None if self.jumped is None else self.jumped[maps]
+        return replace(self, heat=self.heat[maps], classes=self.classes[maps], change=change, jumped=jumped)
 
     def values_of(self, classes: Int[Tensor, "n"]) -> Float[Tensor, "n *m"]:
         """The maps in single precision; NaN where another class than these was explained."""

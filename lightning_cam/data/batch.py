@@ -167,8 +167,10 @@ class FixedBatch:
     def __len__(self) -> int:
         return len(self.images)
 
-    def first(self, n: int) -> "FixedBatch":
-        """The first n samples."""
+    def first(self, n: int | None) -> "FixedBatch":
+        """The first n samples; all without a number."""
+        if n is None or n >= len(self):
+            return self
         return self.part(slice(n))
 
     def part(self, samples: slice) -> "FixedBatch":

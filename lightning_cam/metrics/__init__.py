@@ -38,6 +38,7 @@ from lightning_cam.metrics.faithfulness import road as road
 from lightning_cam.metrics.localization import energy_inside as energy_inside
 from lightning_cam.metrics.localization import enrichment as enrichment
 from lightning_cam.metrics.localization import relevance_rank as relevance_rank
+from lightning_cam.metrics.measure import defaults as defaults
 from lightning_cam.metrics.overlap import iou as iou
 from lightning_cam.metrics.overlap import px_ap as px_ap
 from lightning_cam.metrics.pointing import pointing_game as pointing_game

@@ -1,6 +1,6 @@
 """Metrics of maps: a number a sample and target, and from these the numbers to log. b batch, t targets, m map."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,21 +11,26 @@ from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
 from lightning_cam.heat import has_evidence
 from lightning_cam.record import Earlier
-from lightning_cam.registry import METRICS, Entry
+from lightning_cam.registry import Entry
 
 MOST_CURVES = 8  # of a map, where no metrics are named
 _OF_REGIONS = ("energy_inside", "enrichment", "pointing_game")
 _OF_MAPS = ("drift", "drift_floor", "settled_at", "feature_drift", "head_drift", "entropy", "strength")
 
 
-def default_metrics(regions: bool) -> Sequence[Entry[Any]]:
-    """What is measured where no metrics are named, the most telling first: the first eight there are become curves.
+def defaults(regions: bool) -> list[str]:
+    """The metrics that are measured where none are named, the most telling first: the first eight there are become curves.
 
     Args:
         regions: whether the batch has any.
+
+    Example:
+        >>> defaults(regions=False)[:3]
+        ['drift', 'drift_floor', 'settled_at']
     """
-    names = [*(_OF_REGIONS if regions else ()), *_OF_MAPS]
-    return [METRICS.find(name) for name in names]
+    if regions:
+        return [*_OF_REGIONS, *_OF_MAPS]
+    return list(_OF_MAPS)
 
 
 def measure(

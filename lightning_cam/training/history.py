@@ -87,7 +87,7 @@ class History:
         maps = slice(*(i * targets for i in samples.indices(self._samples(targets))[:2]))
         return replace(
             self,
-            looks=[replace(look, heat=look.heat[maps], classes=look.classes[maps]) for look in self.looks],
+            looks=[look.rows(maps) for look in self.looks],
             factors=[Factors(part.activation[samples], part.weight[samples]) for part in self.factors],
             noise=None if self.noise is None else self.noise[samples],
         )

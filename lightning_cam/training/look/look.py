@@ -18,7 +18,8 @@ from lightning_cam.training.look.evidence import with_evidence
 from lightning_cam.training.look.join import join_maps, join_records, rate, remember, with_numbers_of_all
 from lightning_cam.training.look.moves import note_moves
 from lightning_cam.training.look.part import Attempt, Map, Part
-from lightning_cam.training.look.parts import PartShares
+from lightning_cam.training.look.parts import PartShares, ShareRow
+from lightning_cam.training.look.result import LookResult
 from lightning_cam.training.notices import Notices
 
 
@@ -78,7 +79,19 @@ class Look:
         records = with_numbers_of_all(records, self.metrics, batch, self.histories, attempt)
         if self.moment.fitting:
             rate(records, self.metrics, self.histories)
+            for record in records:
+                self.shares.keep(record)
         return records
+
+    def result(self, batch: FixedBatch, records: Sequence[Record], pictures: int | None) -> LookResult:
+        """All that the look computed, of which so many samples are shown."""
+        return LookResult(self.moment, batch, records, self.concepts, self.events, self._share_rows(), pictures)
+
+    def _share_rows(self) -> dict[str, list[ShareRow]]:
+        """The run's shares by parts of the net so far, by tag, where this look has some."""
+        if self.shares.changes is None:
+            return {}
+        return dict(self.shares.rows)
 
     def _runs(self, maps: Mapping[str, Map], samples: int) -> dict[str, History]:
         """The run up to this look, not yet this look in it."""

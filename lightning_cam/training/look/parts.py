@@ -14,6 +14,8 @@ from lightning_cam.record import Moment, Record
 from lightning_cam.training.history import History
 from lightning_cam.training.look.part import Map, Part
 
+ShareRow = tuple[str, dict[str, float]]  # a look's heading, and the mean share of each part
+
 SHARE = "drift_of_"  # before a part's name, where its share stands among other numbers
 
 
@@ -30,7 +32,7 @@ class PartShares:
 
     options: Parts | None
     weights: BaselineWeights | None = None
-    rows: dict[str, list[tuple[str, dict[str, float]]]] = field(default_factory=dict)
+    rows: dict[str, list[ShareRow]] = field(default_factory=dict)
     changes: Changes | None = None
 
     def begin(self, moment: Moment, model: nn.Module, histories: Mapping[str, History]) -> str:
@@ -56,7 +58,11 @@ class PartShares:
         """Each sample's shares by tag and name, on the host; none where none are due."""
         if self.changes is None:
             return {}
-        then = {tag: _baseline(runs[tag], made) for tag, made in maps.items() if runs[tag].looks}
+        then = {
+            tag: _baseline(runs[tag].rows(part.samples, made.record.score.shape[1]), made)
+            for tag, made in maps.items()
+            if runs[tag].looks
+        }
         now = {tag: maps[tag].record.heat for tag in then}
 
         def maps_now() -> dict[str, Tensor]:
@@ -66,8 +72,8 @@ class PartShares:
         shares = drift_by_parts(maps_now, now, then, self.changes)
         return {tag: {f"{SHARE}{name}": share.cpu() for name, share in of.items()} for tag, of in shares.items()}
 
-    def keep(self, record: Record) -> bool:
-        """Keep the mean shares of a look for the picture of the run; whether it has any."""
+    def keep(self, record: Record) -> None:
+        """Keep the mean shares of a look, where it has any, for the picture of the run."""
         means = {
             name.removeprefix(SHARE): float(values.nanmean())
             for name, values in record.values.items()
@@ -75,7 +81,6 @@ class PartShares:
         }
         if means:
             self.rows.setdefault(record.tag, []).append((record.moment.short, means))
-        return bool(means)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows; plain values, as a checkpoint may hold them."""

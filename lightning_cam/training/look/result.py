@@ -1,7 +1,7 @@
 """What a look computed, and the numbers of it that are logged."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from lightning_cam.metrics.by_class import by_class
 from lightning_cam.metrics.measure import MOST_CURVES, summarize
 from lightning_cam.record import Event, Moment, Record
 from lightning_cam.registry import METRICS
-from lightning_cam.training.look.parts import SHARE
+from lightning_cam.training.look.parts import SHARE, ShareRow
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +24,8 @@ class LookResult:
         records: one for each layer and method.
         concepts: one for each layer, where concepts are drawn.
         events: what moved more than noise since the look before.
+        shares: what moved the maps over the run, by parts of the net, by tag; none where none are due.
+        pictures: how many of the samples are shown, the first.
     """
 
     moment: Moment
@@ -31,6 +33,8 @@ class LookResult:
     records: Sequence[Record]
     concepts: Sequence[Concepts]
     events: Sequence[Event] = ()
+    shares: Mapping[str, Sequence[ShareRow]] = field(default_factory=dict)
+    pictures: int | None = None
 
 
 def logged_numbers(result: LookResult, tag: str, alone: bool, named: bool, per_class: bool = False) -> dict[str, float]:
