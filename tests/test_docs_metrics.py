@@ -130,13 +130,15 @@ def test_rows_are_written_for_who_adds_a_metric():
 
 
 def test_the_examples_of_the_page_run(tmp_path, capsys):
-    first, second = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    first, second, third = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     names: dict = {}
     exec(first, names)
     logger = TensorBoardLogger(tmp_path)
     run = trainer(tmp_path, names["callbacks"], logger=logger, enable_checkpointing=True)
     run.fit(Net(), loader(24, size=4, form="dict"), loader(form="dict"))
     assert {"cam/energy_inside", "cam/enrichment", "cam/drift", "cam/iou_0.2"} <= set(run.callback_metrics)
-    exec(second, names | {"log_dir": logger.log_dir})
+    exec(second, names)
+    assert names["callback"].watcher.numbers.parts.every == 5
+    exec(third, names | {"log_dir": logger.log_dir})
     out = capsys.readouterr().out
     assert "before training relu/grad_cam tensor(" in out and re.search(r"\('(before training|epoch \d)', '#\d+', ", out)

@@ -13,11 +13,11 @@ from lightning_cam.registry import METRICS
 def drift_floor(heat: Float[Tensor, "b *m"], seen: Seen) -> Float[Tensor, "b"] | None:
     """How far a map moves by what should not move it: the floor of ``drift``, measured in the run itself.
 
-    With the same weights, the cosine distance between the map and that of the picture moved by one pixel, that of its mirror
-    image put back, and that in another precision (bfloat16 autocast, or without the autocast that the run has); of these
-    three the median, lest one that the data do not bear (digits are no digits in a mirror) say all. A drift below it may be
-    rounding. All of the batch is measured at the first look of a run, and from then on a sixteenth of it by one of the three at
-    a look, in turn; of a batch in chunks the samples that are shown. NaN for the others; not measured outside a run.
+    ``1 - M . M' / (|M| |M'|)`` with M' the map at the same weights of the picture moved by one pixel, of its mirror image and
+    put back, and in another precision (bfloat16 autocast, or without the autocast that the run has). Of these three it is the
+    median, lest one that the data do not bear (digits are no digits in a mirror) say all. A drift below it may be rounding.
+    All of the batch is measured at the first look of a run, and from then on a sixteenth of it by one of the three at a look,
+    in turn; of a batch in chunks the samples that are shown. NaN for the others; not measured outside a run.
 
     Source: ours; arXiv 2601.11625 follows attributions over fine-tuning and defines when they stay put, without a floor.
 
@@ -32,7 +32,7 @@ def drift_floor(heat: Float[Tensor, "b *m"], seen: Seen) -> Float[Tensor, "b"] |
 def settled_at(heat: Float[Tensor, "b *m"], seen: Seen) -> Float[Tensor, "b"] | None:
     """Since which epoch the maps stay where they are: the earliest look from which on none is farther than noise from now.
 
-    ``min {s : for all looks i >= s, mean_b d(M_i, M_now) <= mean_b drift_floor}`` in epochs trained (in a loop without a
+    ``min {s : for all looks i >= s, mean d(M_i, M_now) <= mean drift_floor}`` in epochs trained (in a loop without a
     Trainer in steps), with d the cosine distance. The same number for every sample. It is the present epoch while maps still
     move, and stays behind once they have settled: watch how far it is from the epoch it is told at. Not measured outside a
     run, where no floor was measured, and where a checkpoint's looks tell no epoch.
