@@ -608,7 +608,7 @@ PAGES = [
     Mutation('caption: the change turned round', 'figures/pages.py', '(strength / start)', '(start / strength)', 'figures/test_pages.py'),
     Mutation('caption: a change since a map of another class', 'training/reporter.py', 'history.looks[0].values_of(history.looks[-1].classes)', 'history.looks[0].values', 'training/test_reporter.py'),
     Mutation('caption: the change since the look before', 'training/reporter.py', 'history.looks[0].values_of(', 'history.looks[-2].values_of(', 'figures/test_pages.py -k run'),
-    Mutation("caption: another target's number", 'figures/captions.py', 'record.values[remarks.number][position]', 'record.values[remarks.number][0, 0]', 'figures/test_pages.py -k number'),
+    Mutation("caption: another target's number", 'figures/captions.py', 'record.values[metric][position]', 'record.values[metric][0, 0]', 'figures/test_pages.py -k number'),
     Mutation('caption: a missing number left unsaid', 'training/reporter.py', 'if style.number is not None and style.number not in record.values:', 'if False:', 'figures/test_pages.py -k not_measured'),
     Mutation('ranking: wrong samples count as right', 'figures/ranking.py', 'right = (said.predicted == said.labels) & (said.labels >= 0)', 'right = said.labels >= 0', 'figures/test_ranking.py'),
     Mutation('ranking: the map of any class counts', 'figures/ranking.py', ' & of_label & ', ' & ', 'figures/test_ranking.py'),
