@@ -1,7 +1,7 @@
 """Looks with heat where it is planned to be, for the alarm. b batch."""
 
 import torch
-from lightning_cam.training.records import LookResult
+from lightning_cam.training.look import LookResult
 from nets import BOXES, Net, cam, loader, trainer
 from run_records import made_batch, made_record
 
@@ -57,7 +57,7 @@ class Planned:
 
 def watched(*outside, **options):
     """A callback whose looks are planned, the baseline's first."""
-    return cam(method=Planned(*outside), **{"batch": BOXES, **options})
+    return cam(method=Planned(*outside), **{"batch": BOXES, "metrics": [], **options})
 
 
 def fit(folder, callbacks, val=True, **options):
