@@ -1,11 +1,11 @@
 """Looks with heat where it is planned to be, for the alarm. b batch."""
 
 import torch
-from lightning_cam.training.look import LookResult
 from nets import BOXES, Net, cam, loader, trainer
 from run_records import made_batch, made_record
 
 from lightning_cam.record import Moment
+from lightning_cam.training.look import LookResult
 
 SIDE = 8
 

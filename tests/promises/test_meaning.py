@@ -1,5 +1,7 @@
 """What numbers of a run mean, end to end and seeded: heat leaves a tag, random labels have no place, a checkpoint is chosen."""
 
+from itertools import pairwise
+
 import lightning as L
 import pytest
 import torch
@@ -50,7 +52,7 @@ class Small(L.LightningModule):
     def __init__(self):
         super().__init__()
         widths = (3, 16, 16, 32)
-        convs = [nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU()) for a, b in zip(widths, widths[1:], strict=False)]
+        convs = [nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU()) for a, b in pairwise(widths)]
         self.trunk = nn.Sequential(convs[0], nn.AvgPool2d(2), *convs[1:])
         self.head = nn.Linear(32, 2)
 
