@@ -7,12 +7,16 @@ gradient at every place. Taken from two looks, they are what the map would be ha
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
+from lightning_cam.model.merged import merged_weight
 from lightning_cam.record import Factors
+
+# of a weight's largest entry: half precision rounds weights so far, and what is not linear is further off
+_ROUNDING = 2**-6
 
 
 class NotCrossed(ValueError):
@@ -68,14 +72,30 @@ def crossed(seen: Seen, factors: Factors) -> Crossed:
 
 
 def factors_of(seen: Seen) -> Factors | None:
-    """What a look's map is made of; None where the head is not one linear layer behind a mean over space.
+    """What a look's map is made of; None where it is not the logit of a linear layer behind a mean over space.
 
-    It is told by the forward itself: nothing else with weights behind the layer, and one gradient at all places.
+    It is told by the forward itself: nothing else with weights behind the layer, one gradient at all places, and this the
+    class's row of the layer's weights. Of any other number, as a probability, the gradient changes with the features too.
     """
-    if seen.head is None or seen.forward.outputs[seen.layer].layout.extra:
+    if seen.head is None or seen.classes is None or seen.forward.outputs[seen.layer].layout.extra:
         return None
-    gradient = seen.gradient.flatten(2)
+    # without a gradient there is none to be asked for, which methods that need none do not mind
+    if not seen.forward.target_scores.score.requires_grad:
+        return None
+    try:
+        gradient = seen.gradient.flatten(2)
+        rows = merged_weight(seen.head.module).flatten(1).to(gradient)[seen.classes]
+    except ValueError:
+        return None
     weight = gradient[:, :, 0]
-    if not bool((gradient == weight[:, :, None]).all()):
+    uniform = bool((gradient == weight[:, :, None]).all())
+    if not uniform or rows.shape != weight.shape or not bool(_along(weight, rows).all()):
         return None
     return Factors(seen.activation, weight)
+
+
+def _along(weight: Float[Tensor, "b c"], rows: Float[Tensor, "b c"]) -> Bool[Tensor, "b"]:
+    """Whether each weight is its row, at any scale: a mean divides by the number of places; of an absent target it is zero."""
+    share = (weight * rows).sum(1) / rows.square().sum(1)
+    rest = weight - share.nan_to_num()[:, None] * rows
+    return (rest.abs().amax(1) <= _ROUNDING * weight.abs().amax(1)) & (share.nan_to_num() >= 0)

@@ -62,9 +62,10 @@ class NoiseScale:
 def jumps(change: Float[Tensor, "n"], noise: NoiseScale, look: int) -> Bool[Tensor, "n"]:
     """Which maps jumped: those that changed more than their noise, and more than the others did at this look.
 
-    How much more than its own noise each map changed, ``y``, stands out from the larger of 0 and the median over all maps, by
-    the larger of the two widths; its p-value, of Student's t, is below ``0.025 / (look (look + 1) n)``, which over all looks
-    and maps sums to 0.025.
+    Of a map its own noise is expected, and what the whole batch moved: ``e_i = noise_i + max(0, median_j(change_j - noise_j))``.
+    Of those that jumped ``y = log(change / e)`` stands out from the larger of 0 and the median over all maps, by the larger of
+    the two widths; its p-value, of Student's t, is below ``0.025 / (look (look + 1) n)``, which over all looks and maps sums to
+    0.025.
 
     Source: Bonferroni's bound, spent over looks as in sequential tests; Wallace 1959 for the tail of t.
 
@@ -78,7 +79,10 @@ def jumps(change: Float[Tensor, "n"], noise: NoiseScale, look: int) -> Bool[Tens
         >>> jumps(torch.tensor([0.001, 0.0012, 0.0008, 0.3]), calm, 1).tolist()
         [False, False, False, True]
     """
-    y = _log(change) - noise.location
+    own = noise.location.exp()
+    # in a training all maps move, calm and noisy ones alike
+    common = (change - own).nanmedian().clamp(min=0)
+    y = _log(change) - (own + common).log()
     known = y[y.isfinite()]
     if not len(known):
         return torch.zeros_like(change, dtype=torch.bool)
@@ -89,7 +93,7 @@ def jumps(change: Float[Tensor, "n"], noise: NoiseScale, look: int) -> Bool[Tens
     return found
 
 
-def is_change_point(changes: Sequence[Float[Tensor, "n"]], noise: NoiseScale) -> bool:
+def is_change_point(changes: Sequence[Float[Tensor, "n"]], noise: NoiseScale, look: int) -> bool:
     """Whether the whole batch moved more at the last look than noise, and than at the looks before it.
 
     Of each look the median over the maps is taken. The first five looks are none: a training begins with change.
@@ -97,16 +101,18 @@ def is_change_point(changes: Sequence[Float[Tensor, "n"]], noise: NoiseScale) ->
     Args:
         changes: the cosine distances from the look before, look by look, the last of them the one that is asked about.
         noise: what noise does.
+        look: how many looks came before the last; more than there are changes where a long run keeps not all of them.
     """
-    middles = [float(y[y.isfinite()].median()) for y in (_log(change) - noise.location for change in changes) if _any(y)]
-    if len(middles) <= _FEWEST:
+    more = [_log(change) - noise.location for change in changes]
+    middles = [float(y[y.isfinite()].median()) for y in more if _any(y)]
+    if len(middles) <= _FEWEST or not _any(more[-1]):
         return False
     before = torch.tensor(middles[:-1])
     location = max(0.0, float(before.median()))
     scale = max(noise.scale, _width(before))
     freedom = min(noise.freedom, len(before) - 1)
     t = torch.tensor((middles[-1] - location) / (scale * math.sqrt(1 + 1 / len(before))))
-    return bool(_log_tail(t, freedom) < math.log(_level(len(middles))))
+    return bool(_log_tail(t, freedom) < math.log(_level(look)))
 
 
 def _any(values: Float[Tensor, "n"]) -> bool:

@@ -47,6 +47,8 @@ class NoiseFloor:
         block = math.ceil(b / _SIXTEENTH)
         kinds = [kind for kind in DISTURBANCES if kind.name not in self.dropped and kind.applies(forward)]
         blocks = math.ceil(b / block)
+        if heats and not self._knows(heats):  # a run may be resumed with more samples, or other methods
+            self.moved, self.turn = {}, 0
         if not kinds or not heats:
             return []
         at, which = divmod((self.turn - 1) % (blocks * len(kinds)), len(kinds))
@@ -87,6 +89,11 @@ class NoiseFloor:
             return cls()
         return cls(dict(state["moved"]), state["turn"], set(state["dropped"]))
 
+    def _knows(self, heats: Mapping[str, Float[Tensor, "b t *m"]]) -> bool:
+        """Whether all of these maps, and as many, were measured before."""
+        known = [heat.shape[:2] in [moved.shape for moved in self.moved.get(tag, {}).values()] for tag, heat in heats.items()]
+        return all(known)
+
     def _measure(
         self,
         forward: Forward,
@@ -105,7 +112,7 @@ class NoiseFloor:
             moved = kind.back(plan.heat(disturbed), stride).to(plain)
             distance = _distance(plain[samples], moved)
             kinds = self.moved.setdefault(plan.tag, {})
-            if kind.name not in kinds or kinds[kind.name].shape != plain.shape[:2]:
+            if kind.name not in kinds:
                 kinds[kind.name] = torch.full(plain.shape[:2], torch.nan)
             kinds[kind.name][samples] = distance.float().cpu()
 

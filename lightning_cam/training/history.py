@@ -80,7 +80,7 @@ class History:
         self.looks = []
         self.lowest, self.highest = torch.inf, -torch.inf
         self.best, self._best_value = None, torch.nan
-        self.factors, self.noise = [], None
+        self.factors = []
 
     def rows(self, samples: slice, targets: int) -> "History":
         """The same of some of the samples, each of so many targets; what is added to it is not added here."""

@@ -23,8 +23,8 @@ def feature_drift(heat: Float[Tensor, "b *m"], seen: Seen) -> Float[Tensor, "b"]
 
     the Shapley value of the features: what their change adds, in the mean over both orders in which features and head may
     change. With ``head_drift`` it sums to ``drift``; it is exactly 0 while the layers before are frozen, and below 0 where
-    features took back what the head had moved. Not measured where the head is another or where a method reads more than
-    activation and gradient; NaN as ``drift``.
+    features took back what the head had moved. Not measured where the head is another, where what is explained is no class's
+    logit, where a method reads more than activation and gradient, and outside a run; NaN as ``drift``.
 
     Source: Shapley 1953, for two players; crossing the activations and the weights of two moments of a training is ours.
 
@@ -61,10 +61,16 @@ def head_drift(heat: Float[Tensor, "b *m"], seen: Seen) -> Float[Tensor, "b"] | 
 
 def _parts(seen: Seen) -> tuple[Tensor, Tensor, Tensor] | None:
     """The distance from the baseline's map with the features changed alone, the head alone, and both."""
-    method, now = seen.method, factors_of(seen)
-    if method is None or now is None:
+    method, then = seen.method, seen.earlier.factors
+    if method is None or seen.earlier.now is None:
         return None
-    then = seen.earlier.factors or now
+    # of a baseline whose factors were not kept it cannot be told
+    if then is None and seen.earlier.baseline is not None:
+        return None
+    now = factors_of(seen)
+    if now is None:
+        return None
+    then = then or now
 
     def map_of(activation: Tensor, weight: Tensor) -> Tensor:
         return condense(method(crossed(seen, Factors(activation, weight))))

@@ -81,7 +81,9 @@ class Look:
             for record in records:
                 history = self.histories[record.tag]
                 history.noise = self._noise_of(record.tag, len(batch))
-                self.events += note_moves(record, history, self.noise.by_kind(record.tag))
+                # of a run that asks for none now, what a checkpoint holds may be of other samples
+                moved = self.noise.by_kind(record.tag) if self._reads("noise") else []
+                self.events += note_moves(record, history, moved)
         records = with_numbers_of_all(records, self.metrics, batch, self.histories, attempt)
         if self.is_first and records:
             # the same at every look, of whichever map
@@ -114,7 +116,7 @@ class Look:
 
     def _noise_of(self, tag: str, samples: int) -> Float[Tensor, "b t"] | None:
         """The floor of each sample; it is measured of the first part, and so of those that are shown."""
-        floor = self.noise.of(tag)
+        floor = self.noise.of(tag) if self._reads("noise") else None
         if floor is None:
             return None
         missing = floor.new_full((max(0, samples - len(floor)), floor.shape[1]), torch.nan)

@@ -36,7 +36,7 @@ def note_moves(record: Record, history: History, moved: Sequence[Float[Tensor, "
     places = jumped.nonzero()[:, 0].tolist()
     events = [Event(record.moment, record.tag, i // t, i % t, float(change[i]), float(floor[i])) for i in places]
     changes = [look.change for look in history.looks if look.change is not None]
-    if is_change_point(changes, noise):
+    if is_change_point(changes, noise, last.place):
         events.append(Event(record.moment, record.tag, None, 0, float(change.nanmedian()), float(floor.nanmedian())))
     return events
 

@@ -141,11 +141,7 @@ def _factors(forward: Forward, layer: str) -> list[Factors]:
         return []
     kept: list[Factors] = []
     for position in range(t):
-        # a detached score has no gradient, and what maps are made of is not known
-        try:
-            factors = factors_of(Seen(forward, layer, position))
-        except ValueError:
-            return []
+        factors = factors_of(Seen(forward, layer, position))
         if factors is None:
             return []
         activation = kept[0].activation if kept else factors.activation.cpu()
