@@ -276,6 +276,11 @@ ENGINE = [
 ]  # fmt: skip
 
 SHOWN = [
+    Mutation("drift_floor: not told", "metrics/comparison/noise.py", "return seen.earlier.noise", "return None", "metrics/test_moved.py -k floor_is_told"),
+    Mutation("settled_at: the present epoch always", "metrics/comparison/noise.py", "(places * outside).amax()", "places.amax()", "metrics/test_moved.py -k settled"),
+    Mutation("settled_at: what is unknown stays within", "metrics/comparison/noise.py", "~(mean <= floor)", "mean > floor", "metrics/test_moved.py -k settled"),
+    Mutation("feature_drift: what features move alone", "metrics/comparison/split.py", "return (features + both - head) / 2", "return features", "metrics/test_moved.py -k split"),
+    Mutation("head_drift: what the head moves alone", "metrics/comparison/split.py", "return (head + both - features) / 2", "return head", "metrics/test_moved.py -k split"),
     Mutation("swap height and width of boxes", "data/regions/boxes.py", "enumerate(reversed(size))", "enumerate(size)", "metrics/test_localization.py"),
     Mutation("inclusive box ends", "data/regions/boxes.py", "(centre < upper[:, :, i])", "(centre < upper[:, :, i] + 1)", "metrics/test_localization.py"),
     Mutation("boxes: a mask upside down", "data/regions/boxes.py", "->b{axes[::-1]}", "->b{axes}", "data/test_regions.py"),
