@@ -28,14 +28,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, default_collate
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from lightning_cam import Batch, CAMCallback, Style
+from lightning_cam import Batch, CAMCallback, Style, metrics
 
 WATCHED = 16  # pictures of the fixed batch
 COLUMNS = {
     "val_acc": "accuracy",
-    "cam/energy_inside_digit": "energy on digit",
-    "cam/energy_inside_tag": "energy on tag",
+    "cam/energy_inside_digit": "on digit",
+    "cam/energy_inside_tag": "on tag",
+    "cam/drift": "drift",
+    "cam/drift_floor": "its floor",
+    "cam/feature_drift": "by features",
+    "cam/head_drift": "by the head",
+    "cam/settled_at": "settled at",
 }
+WIDTH = 11
 
 
 class Classifier(L.LightningModule):
@@ -103,7 +109,7 @@ def tagged_digits(args: argparse.Namespace) -> None:
     samples = default_collate([agree[i] for i in agree.some_of_each(WATCHED)])
     cam = CAMCallback(
         batch=Batch(samples=samples, regions={"digit": "digit", "tag": "tag"}, classes=TaggedDigits.classes),
-        metrics=[{"energy_inside": {"region": "digit"}}, {"energy_inside": {"region": "tag"}}],
+        metrics=[{"energy_inside": {"region": region}} for region in ("digit", "tag")] + metrics.defaults(regions=False),
         style=Style(alpha=0.85),
     )
     loaders = (training("random"), DataLoader(random, 128))
@@ -165,7 +171,7 @@ def report(folder: Path) -> None:
     """The table by epoch, read back from the log, and where the pictures are."""
     rows = read_rows(folder / "metrics.csv")
     columns = [name for name in COLUMNS if any(name in row for row in rows.values())]
-    print("\n" + "  ".join(["epoch", *(COLUMNS[name].rjust(15) for name in columns)]))
+    print("\n" + "  ".join(["epoch", *(COLUMNS[name].rjust(WIDTH) for name in columns)]))
     for epoch, step in enumerate(sorted(rows)):
         cells = [cell(rows[step].get(name)) for name in columns]
         print("  ".join([str(epoch or "start").rjust(5), *cells]))
@@ -187,10 +193,10 @@ def read_rows(path: Path) -> dict[int, dict[str, float]]:
 
 
 def cell(number: float | None) -> str:
-    """A number in its column, or an empty place."""
-    if number is None:
-        return " " * 15
-    return f"{number:15.3f}"
+    """A number in its column, or an empty place: at the start nothing has moved yet."""
+    if number is None or number != number:
+        return " " * WIDTH
+    return f"{number:{WIDTH}.3f}"
 
 
 def small_resnet(classes: int) -> ResNet:

@@ -164,6 +164,7 @@ def test_a_fit_from_yaml_runs_a_part_of_the_module_by_a_call_of_ones_own(tmp_pat
         forward="test_callback_yaml.logits",
         layer="trunk",
         batch={"samples": 3, "image": "image"},
+        metrics=[],
         on_error="raise",
     )
     _CALLS.clear()

@@ -98,10 +98,14 @@ def test_watched_samples_take_turns_in_class():
 def test_demo_prints_its_table_and_leaves_its_pictures(tmp_path):
     out = run_demo(tmp_path)
     lines = [line.split() for line in out.splitlines()]
-    assert ["epoch", "accuracy", "energy", "on", "digit", "energy", "on", "tag"] in lines
-    rows = [line for line in lines if len(line) == 4 and line[0] in ("start", "1", "2")]
+    head = "epoch accuracy on digit on tag drift its floor by features by the head settled at"
+    assert head.split() in lines
+    rows = [line for line in lines if len(line) in (6, 9) and line[0] in ("start", "1", "2")]
     assert [row[0] for row in rows] == ["start", "1", "2"]
-    assert all(0 <= float(number) <= 1 for row in rows for number in row[1:])
+    assert all(0 <= float(number) <= 1 for row in rows for number in row[1:4])
+    for row in rows[1:]:  # what features and head moved sums to the drift
+        assert float(row[4]) == pytest.approx(float(row[6]) + float(row[7]), abs=0.0011)
+    assert float(rows[0][-1]) == 0 <= float(rows[2][-1]) <= 2
     pictures = paths_in(out, ".jpg")
     assert len(pictures) == 2 and all(min(Image.open(path).size) > 300 for path in pictures)
     assert f"tensorboard --logdir {tmp_path}/digits/version_0 --samples_per_plugin images=100" in out
@@ -122,5 +126,5 @@ def test_demo_takes_a_folder_of_pictures_and_weights_from_a_file(tmp_path):
     out = run_demo(tmp_path / "logs", "--data", str(tmp_path / "pets"), "--model", "shufflenet_v2_x0_5", *given)
     tensors = len(shufflenet_v2_x0_5().state_dict())
     assert f"{tensors - 2} of the model's {tensors} tensors taken" in out  # all but the head of seven classes
-    assert "start" in out and "energy on digit" not in out
+    assert "start" in out and "on digit" not in out
     assert len(paths_in(out, ".jpg")) == 2 and (tmp_path / "logs" / "pets" / "version_0" / "metrics.csv").is_file()

@@ -60,7 +60,11 @@ def test_numbers_and_pictures_go_to_fabrics_csv_logger(tmp_path):
     with (Path(logger.log_dir) / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [0, 5]
-    assert [{name: float(value) for name, value in row.items() if name != "step"} for row in rows] == expected
+    told = [{name: float(value) for name, value in row.items() if name.startswith("cam/")} for row in rows]
+    assert told == expected
+    centre = {name: value for name, value in rows[0].items() if name.startswith("cam_centre/")}  # once a run
+    assert list(centre) == ["cam_centre/energy_inside"] and 0 < float(centre["cam_centre/energy_inside"]) < 1
+    assert rows[1]["cam_centre/energy_inside"] == ""
     assert set(expected[0]) == {
         f"cam/{name}" for name in ("energy_inside", "energy_inside_defined", "strength", "strength_defined")
     }

@@ -62,7 +62,7 @@ class NoiseScale:
 def jumps(change: Float[Tensor, "n"], noise: NoiseScale, look: int) -> Bool[Tensor, "n"]:
     """Which maps jumped: those that changed more than their noise, and more than the others did at this look.
 
-    Expected of a map is its own noise and what the whole batch moved, ``e_i = noise_i + max(0, median_j(change_j - noise_j))``.
+    A map's own noise is expected, and what the whole batch moved, ``e_i = noise_i + max(0, median_j(change_j - noise_j))``.
     Of those that jumped ``y = log(change / e)`` stands out from the larger of 0 and the median over all maps, by the larger of
     the two widths; its p-value, of Student's t, is below ``0.025 / (look (look + 1) n)``, which over all looks and maps sums to
     0.025.

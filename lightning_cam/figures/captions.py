@@ -189,7 +189,7 @@ def _caption(batch: FixedBatch, record: Record, name: str, position: tuple[int, 
         line += f", said {batch.class_name(predicted)}{_percent(float(predictions.predicted_probability[sample]))}"
     under = _strength(record, position, norm)
     if under != NO_EVIDENCE:
-        under += _beside(record, position, remarks)
+        under = _number(record, position, remarks.number) + under + _beside(record, position, remarks.change)
     if record.lost is not None and bool(record.lost[position]):
         line += ", lost"
         under = "nothing is where it was pinned"
@@ -198,24 +198,27 @@ def _caption(batch: FixedBatch, record: Record, name: str, position: tuple[int, 
     return Caption(line, under, predictions.is_right(sample))
 
 
-def _beside(record: Record, position: tuple[int, int], remarks: Remarks) -> str:
-    """What is told behind a map's strength: its change, its share of the evidence, and the metric wished for."""
+def _number(record: Record, position: tuple[int, int], metric: str | None) -> str:
+    """The metric wished for, in front of all else, since narrow captions are cut at their end."""
+    if metric is None or metric not in record.values:
+        return ""
+    value = float(record.values[metric][position])
+    told = f"{value:.3g}"
+    if value != value:
+        told = "undefined"
+    return f"{metric} {told} · "
+
+
+def _beside(record: Record, position: tuple[int, int], change: Sequence[float]) -> str:
+    """What is told behind a map's strength: its change, and its share of the evidence."""
     words = ""
-    if remarks.change:
+    if change:
         sample, target = position
-        change = factor_words(remarks.change[sample * record.score.shape[1] + target])
-        words += f" ({change})" if change else ""
+        factor = factor_words(change[sample * record.score.shape[1] + target])
+        words += f" ({factor})" if factor else ""
     if record.on_map is not None:
         words += on_map_words(" · ", float(record.on_map[position]))
-    if remarks.number is not None and remarks.number in record.values:
-        words += f" · {remarks.number} {_number(float(record.values[remarks.number][position]))}"
     return words
-
-
-def _number(value: float) -> str:
-    if value != value:
-        return "undefined"
-    return f"{value:.3g}"
 
 
 def _percent(probability: float) -> str:

@@ -18,8 +18,7 @@ from lightning_cam.figures.captions import Remarks, captions, description, file_
 from lightning_cam.figures.cards import Cards
 from lightning_cam.figures.filmstrip import Columns, film
 from lightning_cam.figures.ranking import Ranking, rank
-from lightning_cam.figures.region_legend import with_legend
-from lightning_cam.figures.sheet import laid_out, under_header
+from lightning_cam.figures.sheet import laid_out, under_header, with_legend
 from lightning_cam.heat import maximum
 from lightning_cam.record import Record
 from lightning_cam.render.picture import Picture, to_host

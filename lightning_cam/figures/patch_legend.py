@@ -9,7 +9,7 @@ from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from lightning_cam.figures.sheet import font_size, header_size, margin, write_title
+from lightning_cam.figures.sheet import font_size, header_size, in_lines, margin, write_title
 from lightning_cam.render import colormap
 from lightning_cam.render.style import Style
 from lightning_cam.render.text import FAINT, INK, PAPER, to_tensor
@@ -104,24 +104,6 @@ def _draw_key(key: Key, style: Style) -> Image.Image:
         write(draw, (left, middle), after, FAINT, "lm")
         left += round(after.length)
     return canvas.crop((0, 0, left, canvas.height))
-
-
-def in_lines(widths: Sequence[int], room: int, gap: int) -> list[list[int]]:
-    """Which of these stand in which line.
-
-    Example:
-        >>> in_lines([50, 40, 60], room=100, gap=10)
-        [[0, 1], [2]]
-    """
-    lines: list[list[int]] = [[]]
-    left = 0
-    for i, width in enumerate(widths):
-        if lines[-1] and left + width > room:
-            lines.append([])
-            left = 0
-        lines[-1].append(i)
-        left += width + gap
-    return lines
 
 
 LABELS = _scale([_NEGATIVE, _POSITIVE])

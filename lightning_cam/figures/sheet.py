@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_cam.render import views
 from lightning_cam.render.colormap import table
+from lightning_cam.render.outlines import DARK, Colour, region_colours
 from lightning_cam.render.style import Style
 from lightning_cam.render.text import FAINT, INK, PAPER, Caption, strips, to_tensor
 from lightning_cam.render.text import font_size as font_size
@@ -85,6 +86,47 @@ def under_header(body: UInt8[Tensor, "3 h w"], title: tuple[str, str], style: St
     return torch.cat([to_tensor(canvas).to(body.device), body], 1)
 
 
+def with_legend(page: UInt8[Tensor, "3 h w"], names: Sequence[str], style: Style) -> UInt8[Tensor, "3 height w"]:
+    """The page below the regions' names, each behind its line; as it is where a single name leaves nothing to tell apart."""
+    if len(names) < 2:
+        return page
+    size = font_size(style)
+    edge = margin(style)
+    room = page.shape[-1] - 2 * edge
+    sample = 2 * size
+    words = [clip(typeset(name, size, style.font), room - 3 * size) for name in names]
+    widths = [round(word.length) + sample + size // 2 for word in words]
+    lines = in_lines(widths, room, size)
+    line = round(1.5 * size)
+    canvas = Image.new("RGB", (page.shape[-1], len(lines) * line), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    colours = region_colours(len(names))
+    for i, places in enumerate(lines):
+        left = edge
+        for place in places:
+            _draw_entry(draw, (left, i * line + line // 2), words[place], colours[place], size)
+            left += widths[place] + size
+    return torch.cat([to_tensor(canvas).to(page.device), page], 1)
+
+
+def in_lines(widths: Sequence[int], room: int, gap: int) -> list[list[int]]:
+    """Which of these stand in which line.
+
+    Example:
+        >>> in_lines([50, 40, 60], room=100, gap=10)
+        [[0, 1], [2]]
+    """
+    lines: list[list[int]] = [[]]
+    left = 0
+    for i, width in enumerate(widths):
+        if lines[-1] and left + width > room:
+            lines.append([])
+            left = 0
+        lines[-1].append(i)
+        left += width + gap
+    return lines
+
+
 def header_size(style: Style) -> int:
     """The font size of a header's first line."""
     return round(1.25 * font_size(style))
@@ -142,3 +184,13 @@ def _draw_scale(canvas: Image.Image, title: Line, style: Style) -> None:
     write(draw, (right, top), hot, FAINT)
     canvas.paste(bar, (right - length - size // 2, top))
     write(draw, (right - length - size - round(cold.length), top), cold, FAINT)
+
+
+def _draw_entry(draw: ImageDraw.ImageDraw, place: tuple[int, int], word: Line, colour: Colour, size: int) -> None:
+    """A piece of line as it is drawn on pictures, and the name behind it."""
+    left, middle = place
+    half = max(1, size // 8)
+    right = left + 2 * size - 1
+    draw.rectangle((left, middle - half - 1, right, middle + half + 1), DARK)
+    draw.rectangle((left + 1, middle - half, right - 1, middle + half), colour)
+    write(draw, (right + 1 + size // 2, middle), word, FAINT, "lm")

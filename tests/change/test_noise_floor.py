@@ -1,4 +1,4 @@
-"""The floor of drift: each disturbance is a look at changed images, what applies, whose turn it is, no trace."""
+"""The floor of drift: each disturbance against a look of its own, what applies, whose turn it is, no trace."""
 
 import math
 from contextlib import nullcontext

@@ -115,9 +115,9 @@ def test_a_caption_tells_the_change_since_the_first_look_and_the_number_wished_f
     changed = under([0.4, torch.nan, 12.0], "energy_inside")
     names = [line.rpartition(" · ")[2] for line in plain]
     assert changed == [
-        f"{peaks[0]} (x0.4) · energy_inside 0.431 · {names[0]}",
-        f"{peaks[1]} · energy_inside undefined · {names[1]}",
-        f"{peaks[2]} (x12) · energy_inside 1 · {names[2]}",
+        f"energy_inside 0.431 · {peaks[0]} (x0.4) · {names[0]}",
+        f"energy_inside undefined · {peaks[1]} · {names[1]}",
+        f"energy_inside 1 · {peaks[2]} (x12) · {names[2]}",
     ]
     assert under((), "iou") == plain
 
@@ -240,7 +240,7 @@ def test_in_a_run_captions_follow_the_baseline(tmp_path, monkeypatch):
             told += f" ({factor_words(now / start)})"
             known += 1
         if now > 0:
-            assert caption.under.startswith(f"{told} · energy_inside {float(last.values['energy_inside'][i, 0]):.3g} · ")
+            assert caption.under.startswith(f"energy_inside {float(last.values['energy_inside'][i, 0]):.3g} · {told} · ")
         else:
             assert caption.under.startswith("no evidence · ")
     assert known == 3

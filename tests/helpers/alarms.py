@@ -1,11 +1,11 @@
 """Looks with heat where it is planned to be, for the alarm. b batch."""
 
 import torch
-from lightning_cam.training.records import LookResult
 from nets import BOXES, Net, cam, loader, trainer
 from run_records import made_batch, made_record
 
 from lightning_cam.record import Moment
+from lightning_cam.training.look import LookResult
 
 SIDE = 8
 
@@ -57,7 +57,7 @@ class Planned:
 
 def watched(*outside, **options):
     """A callback whose looks are planned, the baseline's first."""
-    return cam(method=Planned(*outside), **{"batch": BOXES, **options})
+    return cam(method=Planned(*outside), **{"batch": BOXES, "metrics": [], **options})
 
 
 def fit(folder, callbacks, val=True, **options):

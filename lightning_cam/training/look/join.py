@@ -1,5 +1,6 @@
 """The parts of a look put together: their Records, what the run keeps of them, and numbers of the whole batch."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -9,8 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lightning_cam.capture.forward import Forward
+from lightning_cam.capture.seen import Seen
 from lightning_cam.data.batch import FixedBatch
-from lightning_cam.metrics.measure import measure
+from lightning_cam.metrics.centre import at_centre
+from lightning_cam.metrics.measure import measure, summarize
 from lightning_cam.model.trace import Calls
 from lightning_cam.record import Earlier, Factors, Predictions, Record, to_host
 from lightning_cam.registry import Entry
@@ -90,6 +93,18 @@ def with_numbers_of_all(
         rest = [label for label in known if label not in labels]
         numbered.append(replace(record, values={label: known[label] for label in [*labels, *rest]}))
     return numbered
+
+
+def at_the_centre(record: Record, metrics: Sequence[Entry[Any]], batch: FixedBatch) -> dict[str, float]:
+    """What each metric of regions gives for a bump in the middle of every picture: the mean where it is defined."""
+    if not batch.regions:
+        return {}
+    seen = Seen(_without_model(record, batch), record.layer)
+    numbers: dict[str, float] = {}
+    for metric in metrics:
+        if "region" in inspect.signature(metric.function).parameters:
+            numbers |= summarize({metric.label: at_centre(metric.function, seen)[:, None]})
+    return {metric.label: numbers[metric.label] for metric in metrics if metric.label in numbers}
 
 
 class _Chosen:

@@ -15,7 +15,7 @@ from lightning_cam.record import Event, Moment, Record
 from lightning_cam.registry import Entry
 from lightning_cam.training.history import History
 from lightning_cam.training.look.evidence import with_evidence
-from lightning_cam.training.look.join import join_maps, join_records, rate, remember, with_numbers_of_all
+from lightning_cam.training.look.join import at_the_centre, join_maps, join_records, rate, remember, with_numbers_of_all
 from lightning_cam.training.look.moves import note_moves
 from lightning_cam.training.look.part import Attempt, Map, Part
 from lightning_cam.training.look.parts import PartShares, ShareRow
@@ -36,6 +36,8 @@ class Look:
         maps: of each part, what the run keeps, by tag.
         parts: the Records of each part by tag.
         concepts: of each layer, of the first part.
+        centre: what the metrics of regions give for a bump in the middle, once a run.
+        is_first: whether it is the first look of a run.
         events: what moved more than noise, once the Records are joined.
     """
 
@@ -47,12 +49,16 @@ class Look:
     maps: list[Mapping[str, Map]] = field(default_factory=list)
     parts: list[Mapping[str, Record]] = field(default_factory=list)
     concepts: Sequence[Concepts] = ()
+    centre: Mapping[str, float] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.is_first = self.moment.fitting and not self.histories
 
     def add(self, part: Part, notices: Notices) -> None:
         """Compute a part, while its session is open."""
         # of the metrics that read it, what maps are made of is taken once, at the first look
-        first = self.moment.fitting and not self.histories and self._reads("factors")
+        first = self.is_first and self._reads("factors")
         maps = part.maps(self.moment, first)
         if self.moment.fitting and self._reads("noise") and not part.samples.start:
             heats = {tag: made.record.heat for tag, made in maps.items()}
@@ -79,6 +85,9 @@ class Look:
                 moved = self.noise.by_kind(record.tag) if self._reads("noise") else []
                 self.events += note_moves(record, history, moved)
         records = with_numbers_of_all(records, self.metrics, batch, self.histories, attempt)
+        if self.is_first and records:
+            # the same at every look, of whichever map
+            self.centre = attempt("the centre-Gaussian", at_the_centre, records[0], self.metrics, batch) or {}
         if self.moment.fitting:
             rate(records, self.metrics, self.histories)
             for record in records:
@@ -87,7 +96,7 @@ class Look:
 
     def result(self, batch: FixedBatch, records: Sequence[Record], pictures: int | None) -> LookResult:
         """All that the look computed, of which so many samples are shown."""
-        return LookResult(self.moment, batch, records, self.concepts, self.events, self._share_rows(), pictures)
+        return LookResult(self.moment, batch, records, self.concepts, self.events, self._share_rows(), pictures, self.centre)
 
     def _share_rows(self) -> dict[str, list[ShareRow]]:
         """The run's shares by parts of the net so far, by tag, where this look has some."""

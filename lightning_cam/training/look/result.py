@@ -26,6 +26,7 @@ class LookResult:
         events: what moved more than noise since the look before.
         shares: what moved the maps over the run, by parts of the net, by tag; none where none are due.
         pictures: how many of the samples are shown, the first.
+        centre: what the metrics of regions give for a bump in the middle of every picture; at the first look of a run.
     """
 
     moment: Moment
@@ -35,6 +36,7 @@ class LookResult:
     events: Sequence[Event] = ()
     shares: Mapping[str, Sequence[ShareRow]] = field(default_factory=dict)
     pictures: int | None = None
+    centre: Mapping[str, float] = field(default_factory=dict)
 
 
 def logged_numbers(result: LookResult, tag: str, alone: bool, named: bool, per_class: bool = False) -> dict[str, float]:
@@ -48,7 +50,8 @@ def logged_numbers(result: LookResult, tag: str, alone: bool, named: bool, per_c
             that says nothing.
         per_class: whether the means of each class are told too.
     """
-    numbers: dict[str, float] = {}
+    # in a group of its own, beside which the curves are read
+    numbers = {f"{tag}_centre/{name}": value for name, value in result.centre.items()}
     for record in result.records:
         prefix = f"{tag}/" if alone else f"{tag}/{record.tag}/"
         measured = {name: values for name, values in record.values.items() if not name.startswith(SHARE)}
