@@ -4,7 +4,7 @@ b batch, k concepts, c channels, m map, n places of all samples, y classes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -50,6 +50,12 @@ class Concepts:
         dims = [d for d in range(self.maps.ndim) if d != 1]
         peak = self.maps.amax(dims, keepdim=True)
         return self.maps / peak.where(peak > 0, 1)
+
+    def first(self, n: int | None) -> "Concepts":
+        """The same concepts in the first n images alone; in all without a number."""
+        if n is None or n >= len(self.images):
+            return self
+        return replace(self, maps=self.maps[:n], images=self.images[:n])
 
     def picture(
         self,
@@ -218,11 +224,7 @@ def nmf(
     return w[:, order], h[order]
 
 
-def _first_guess(
-    v: Float[Tensor, "n c"],
-    concepts: int,
-    seed: int,
-) -> tuple[Float[Tensor, "n k"], Float[Tensor, "k c"]]:
+def _first_guess(v: Float[Tensor, "n c"], concepts: int, seed: int) -> tuple[Float[Tensor, "n k"], Float[Tensor, "k c"]]:
     """Random factors, whose product is about as large as the values."""
     # drawn on the CPU in double precision, so that every device and precision begins alike
     generator = torch.Generator().manual_seed(seed)

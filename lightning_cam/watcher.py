@@ -179,9 +179,9 @@ class Watcher:
         """The first half: when it returns, every hook is out and every state put back."""
         batch = self._fixed_batch(moment.fitting)
         metrics = self.metrics or [METRICS.find(name) for name in defaults(bool(batch.regions)) if self.metrics is None]
-        targets, histories = self.memory.of(moment, len(self.chunks))
-        look = Look(moment, metrics, histories, self.memory.noise, self.memory.shares)
-        self.notices.say(self.memory.shares.begin(moment, self._model, histories))
+        targets, histories = self.memory.of(moment, batch, [chunk.samples for chunk in self.chunks])
+        look = Look(moment, metrics, histories, self.memory.noise, self.memory.shares, len(batch))
+        self.notices.say(self.attempt("what moved, by parts", look.shares.begin, moment, self._model, histories) or "")
         with no_trace(self.owner or self._model):
             for chunk, target in zip(self.chunks, targets, strict=True):
                 self._compute_chunk(chunk, target, look)
@@ -197,7 +197,7 @@ class Watcher:
             forward = session.forward(batch.images, target, batch.labels, batch.regions)
             self._remember(session, forward)
             plans = map_plans(self.layer_names, self.methods, self.fusion)
-            look.add(Part(forward, plans, chunk.samples, self.attempt), self.notices)
+            look.add(Part(forward, plans, chunk.samples, look.count, self.attempt), self.notices)
             if not chunk.samples.start:  # what is drawn is of the first samples
                 look.concepts = self.memory.concepts.follow_all(forward, self.layer_names, look.moment, self.attempt)
 

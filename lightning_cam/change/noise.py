@@ -32,6 +32,14 @@ class NoiseFloor:
     turn: int = 0
     dropped: set[str] = field(default_factory=set)
 
+    def fit(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Begin anew where a run goes on with other samples or targets than it had: [b t] of each map by its tag."""
+        for tag, kinds in self.moved.items():
+            for values in kinds.values():
+                if tag in shapes and values.shape != tuple(shapes[tag]):
+                    self.moved, self.turn = {}, 0
+                    return
+
     def measure(self, forward: Forward, plans: Sequence[MapPlan], heats: Mapping[str, Float[Tensor, "b t *m"]]) -> list[str]:
         """Measure what is due at this look.
 

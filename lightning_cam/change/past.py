@@ -37,7 +37,7 @@ class PastLook:
             return self.heat
         return self.heat.float() * self.scale
 
-    def rows(self, maps: slice) -> "PastLook":
+    def rows(self, maps: slice | Tensor) -> "PastLook":
         """The same of some of the maps."""
         change = None if self.change is None else self.change[maps]
         jumped = None if self.jumped is None else self.jumped[maps]

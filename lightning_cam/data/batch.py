@@ -67,7 +67,8 @@ class Batch:
             raise ValueError(f"Batch(samples={self.samples!r}): expected a count of at least 1, indices, or a batch.")
         if self.per_class is not None and self.per_class < 1:
             raise ValueError(f"Batch(per_class={self.per_class!r}): expected at least 1.")
-        if self.pictures is not None and (isinstance(self.pictures, bool) or self.pictures < 1):
+        # exactly int: True is no count
+        if self.pictures is not None and (type(self.pictures) is not int or self.pictures < 1):
             raise ValueError(
                 f"Batch(pictures={self.pictures!r}): expected how many of the samples are shown, at least 1, "
                 "such as Batch(samples=256, pictures=16)."

@@ -133,6 +133,9 @@ def name_target(spec: Any) -> str:
     """A target in a word."""
     if isinstance(spec, Tensor):
         return "classes given"
+    # numbers written out would be lines of their own
+    if isinstance(spec, list | tuple) and any(isinstance(part, Tensor) for part in spec):
+        return f"[{', '.join(name_target(part) for part in spec)}]"
     if isinstance(spec, dict):
         return ", ".join(f"{name} {_options(options)}" for name, options in spec.items())
     return getattr(spec, "__name__", None) or str(spec)

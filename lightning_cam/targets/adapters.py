@@ -10,12 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lightning_cam.registry import TARGETS
-from lightning_cam.targets.logits import (
-    choice_of_classes,
-    class_logits,
-    logits_of_classes,
-    out_of_range,
-)
+from lightning_cam.targets.logits import choice_of_classes, class_logits, logits_of_classes, out_of_range
 from lightning_cam.targets.target import Choice, Target, choose_at, masked_score, with_target_axis
 
 _FADES = (
@@ -78,8 +73,7 @@ class FixedClasses:
     def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
         """The classes, once for each sample."""
         b, k = class_logits(output).shape
-        if self.classes.ndim and len(self.classes) != b:
-            raise ValueError(f"{len(self.classes)} target classes were given for {b} samples; expected one a sample.")
+        self._refuse_other_than(b)
         # in rows of several, -1 says that there is no target
         if self.classes.numel() and self.classes.ndim < 2:
             lowest = int(self.classes.min())
@@ -93,6 +87,17 @@ class FixedClasses:
     def score(self, output: Any, choice: Choice) -> Float[Tensor, "b t"]:
         """Their logits."""
         return logits_of_classes(output, choice.classes)
+
+    def for_part(self, samples: slice, count: int, labels: Tensor | None) -> "FixedClasses":
+        """The classes of some of the samples."""
+        self._refuse_other_than(count)
+        if not self.classes.ndim:
+            return self
+        return FixedClasses(self.classes[samples])
+
+    def _refuse_other_than(self, b: int) -> None:
+        if self.classes.ndim and len(self.classes) != b:
+            raise ValueError(f"{len(self.classes)} target classes were given for {b} samples; expected one a sample.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,15 +36,21 @@ def label() -> Target:
 
 @dataclass(frozen=True, eq=False)
 class LabelledClass:
-    """The logit of the labelled class, or the number that is nearest to it."""
+    """The logit of the labelled class, or the number that is nearest to it.
 
+    Attributes:
+        labels: of all samples, where those explained are a part of the batch: what kind they are must not depend on the part.
+    """
+
+    labels: Shaped[Tensor, "n ..."] | None = None
     reads = "logits"
 
     def choose(self, output: Any, label: Shaped[Tensor, "b ..."] | None, head: Tensor | None) -> Choice:
         """The classes; of a single number its sign."""
+        whole = label if self.labels is None else self.labels
         if isinstance(output, Tensor) and output.ndim in (1, 2) and output.numel() == len(output):
-            return _choice_of_number(output, label)
-        classes, note = _labelled_classes(class_logits(output), label)
+            return _choice_of_number(output, label, whole)
+        classes, note = _labelled_classes(class_logits(output), label, whole)
         return replace(choice_of_classes(classes, output), note=note)
 
     def score(self, output: Any, choice: Choice) -> Float[Tensor, "b t"]:
@@ -54,6 +60,10 @@ class LabelledClass:
         (sign,) = choice.parts
         signed: Tensor = output.flatten() * sign
         return signed[:, None]
+
+    def for_part(self, samples: slice, count: int, labels: Tensor | None) -> "LabelledClass":
+        """The same, which takes labels for what those of all samples are."""
+        return LabelledClass(labels)
 
 
 @TARGETS.register(reads="logits")
@@ -121,17 +131,30 @@ def choose_classes(spec: Any, output: Any, label: Tensor | None) -> Choice:
     return replace(choice, parts=(), absent=choice.classes < 0, logit=False)
 
 
-def soft_classes(label: Shaped[Tensor, "b ..."] | None, logits: Tensor) -> Int[Tensor, "b"] | None:
-    """The class of the largest share of soft labels: floats in [0, 1] of the logits' shape, whose rows sum to 1; else None."""
-    if label is None or label.shape != logits.shape or not label.is_floating_point() or not _are_shares(label):
+def soft_classes(
+    label: Shaped[Tensor, "b ..."] | None, logits: Tensor, whole: Shaped[Tensor, "n ..."] | None = None
+) -> Int[Tensor, "b"] | None:
+    """The class of the largest share of soft labels: floats in [0, 1] of the logits' shape, whose rows sum to 1; else None.
+
+    Args:
+        label: the labels.
+        logits: of the same samples.
+        whole: the labels of all samples, where these are some of them; by default these.
+    """
+    whole = label if whole is None else whole
+    if label is None or whole is None:
         return None
-    sums = label.float().sum(1)
+    if label.shape != logits.shape or not whole.is_floating_point() or not _are_shares(whole):
+        return None
+    sums = whole.float().sum(1)
     if bool(((sums - 1).abs() > _ROUNDING).any()):
         return None
     return label.argmax(1)
 
 
-def _labelled_classes(logits: Float[Tensor, "b k"], label: Shaped[Tensor, "b ..."] | None) -> tuple[Int[Tensor, "b *t"], str]:
+def _labelled_classes(
+    logits: Float[Tensor, "b k"], label: Shaped[Tensor, "b ..."] | None, whole: Shaped[Tensor, "n ..."] | None
+) -> tuple[Int[Tensor, "b *t"], str]:
     """The classes that labels stand for, and what is to be said of it."""
     if label is None:
         return predicted(logits, None), (
@@ -142,17 +165,19 @@ def _labelled_classes(logits: Float[Tensor, "b k"], label: Shaped[Tensor, "b ...
         label = label[:, 0]
     if label.ndim == 1 and not label.is_floating_point():
         return label.long(), ""
-    soft = soft_classes(label, logits)
+    soft = soft_classes(label, logits, whole)
     if soft is not None:
         return soft, "the labels are soft, so the class of the largest share is explained"
-    if label.shape == logits.shape and _are_shares(label):
+    if label.shape == logits.shape and whole is not None and _are_shares(whole):
         return positives(logits, label), "the labels are multi-hot, so every class that is set is explained, as by 'positives'"
     raise _no_class(logits, label)
 
 
-def _choice_of_number(output: Float[Tensor, "b *one"], label: Shaped[Tensor, "b ..."] | None) -> Choice:
+def _choice_of_number(
+    output: Float[Tensor, "b *one"], label: Shaped[Tensor, "b ..."] | None, whole: Shaped[Tensor, "n ..."] | None
+) -> Choice:
     """The sign by which a model's one number a sample is explained."""
-    if label is None:
+    if label is None or whole is None:
         raise ValueError(
             f"The target 'label' needs labels where the model gives one number a sample, {describe_shape(output)}, "
             "and there are none: say where the batch holds them with Batch(label=...), "
@@ -160,7 +185,7 @@ def _choice_of_number(output: Float[Tensor, "b *one"], label: Shaped[Tensor, "b 
         )
     if label.numel() != len(output):
         raise _no_class(output, label)
-    values = label.to(output.device).flatten()
+    values = whole.to(output.device).flatten()
     if bool(((values == 0) | (values == 1)).all()) or bool((values.float().abs() == 1).all()):
         note = "the labels are 0 or 1 and the model gives one logit, which is explained by its label's sign, as by 'binary'"
         return replace(find("binary").choose(output, label, None), note=note)

@@ -58,6 +58,18 @@ class FrozenReference:
             return FrozenReference(self.measure, self.reference)
         return FrozenReference(self.measure)
 
+    def for_part(self, samples: slice, count: int, labels: Tensor | None) -> "FrozenReference":
+        """The references of some of the samples, where each was handed one; what is frozen is frozen of each part alone."""
+        reference = self.reference
+        if not self.handed_in or reference is None or reference.ndim == 1 or len(reference) == 1:
+            return self
+        if len(reference) != count:
+            raise ValueError(
+                f"The reference of {self.__name__!r} is {tuple(reference.shape)} and there are {count} samples; expected a row "
+                "for each, or one for all."
+            )
+        return FrozenReference(self.measure, reference[samples])
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold so that a resumed run goes on with the same reference."""
         return {"reference": self.reference}

@@ -1,7 +1,7 @@
 """Segmentation: a class over a region of its own map. b batch, k class, m output map (h w for pictures)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -50,6 +50,7 @@ class RegionOfClass:
     class_id: int | None
     region: Region
     background: int | None
+    samples: slice = field(default_factory=lambda: slice(None))  # of the whole batch, for which a mask may have a row each
     reads = "logits"
 
     def choose(self, output: Any, label: Tensor | None, head: Tensor | None) -> Choice:
@@ -78,6 +79,10 @@ class RegionOfClass:
         total: Tensor = (of_class * region).flatten(1).sum(1)
         return total[:, None]
 
+    def for_part(self, samples: slice, count: int, labels: Tensor | None) -> "RegionOfClass":
+        """The same for some of the samples: of masks that were given one a sample, theirs."""
+        return replace(self, samples=samples)
+
     def _classes(self, class_map: Int[Tensor, "b *m"], predicted: Int[Tensor, "b *m"], k: int) -> Int[Tensor, "b"]:
         if self.class_id is None:
             return _commonest(class_map, self._mask(predicted), self.background, k)
@@ -96,7 +101,7 @@ class RegionOfClass:
     def _mask(self, predicted: Int[Tensor, "b *m"]) -> Bool[Tensor, "b *m"]:
         """The region before any class is asked for."""
         if isinstance(self.region, Tensor):
-            return _batch_mask(self.region, predicted)
+            return _batch_mask(self.region, self.samples, predicted)
         if not isinstance(self.region, str):
             return _place_mask(self.region, predicted)
         if self.region not in ("predicted", "label", "everywhere"):
@@ -106,8 +111,10 @@ class RegionOfClass:
         return torch.ones_like(predicted, dtype=torch.bool)
 
 
-def _batch_mask(mask: Tensor, predicted: Int[Tensor, "b *m"]) -> Bool[Tensor, "b *m"]:
+def _batch_mask(mask: Tensor, samples: slice, predicted: Int[Tensor, "b *m"]) -> Bool[Tensor, "b *m"]:
     """A mask [*m] or [b *m] for every sample."""
+    if mask.ndim == predicted.ndim:
+        mask = mask[samples]
     size = tuple(predicted.shape[1:])
     if tuple(mask.shape[-len(size) :]) != size or mask.ndim > predicted.ndim:
         raise ValueError(f"segment(region=...): a mask is {size} or {tuple(predicted.shape)}; got {tuple(mask.shape)}.")

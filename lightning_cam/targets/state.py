@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from lightning_cam.targets.adapters import TargetList, members
 from lightning_cam.targets.target import Target
 
@@ -17,6 +19,28 @@ def anew(target: Target) -> Target:
         return target
     fresh: Target = target.anew()
     return fresh
+
+
+def of_part(target: Target, samples: slice, count: int, labels: Tensor | None) -> Target:
+    """The target for some of the samples alone, where these are run by themselves.
+
+    What holds something of each sample, such as a class each, has a method ``for_part``; all others stay as they are.
+
+    Args:
+        target: of the whole batch.
+        samples: which of its samples.
+        count: how many there are.
+        labels: of all of them.
+
+    Raises:
+        ValueError: where a target holds something of another number of samples.
+    """
+    if isinstance(target, TargetList):
+        return TargetList(tuple(of_part(part, samples, count, labels) for part in target.targets))
+    if not hasattr(target, "for_part"):
+        return target
+    part: Target = target.for_part(samples, count, labels)
+    return part
 
 
 def state(target: Target) -> dict[str, Any]:

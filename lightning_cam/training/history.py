@@ -82,14 +82,27 @@ class History:
         self.best, self._best_value = None, torch.nan
         self.factors = []
 
-    def rows(self, samples: slice, targets: int) -> "History":
-        """The same of some of the samples, each of so many targets; what is added to it is not added here."""
-        maps = slice(*(i * targets for i in samples.indices(self._samples(targets))[:2]))
+    def rows(self, samples: slice, count: int, targets: int) -> "History":
+        """The same of some of so many samples, of each the first targets; what is added to it is not added here.
+
+        Where it is of another number of samples, or has fewer targets, there is nothing that could be compared.
+        """
+        noise = None if self.noise is None else self.noise[samples, :targets]
+        if not self.looks:
+            return History(noise=noise)
+        width, rest = divmod(len(self.looks[-1].heat), count)
+        if rest or width < targets:
+            return History(noise=noise)
+        first, end, _ = samples.indices(count)
+        maps: slice | Tensor = slice(first * width, end * width)
+        if width > targets:
+            # of parts of a batch one may have fewer targets than all together
+            maps = torch.arange(count * width).unflatten(0, (count, width))[samples, :targets].flatten()
         return replace(
             self,
             looks=[look.rows(maps) for look in self.looks],
             factors=[Factors(part.activation[samples], part.weight[samples]) for part in self.factors],
-            noise=None if self.noise is None else self.noise[samples],
+            noise=noise,
         )
 
     def rate(self, value: float, higher_is_better: bool) -> None:
@@ -182,11 +195,6 @@ class History:
         lowest, highest = state["extremes"]
         factors = [Factors(*part) for part in state.get("factors", [])]
         return cls(looks, lowest, highest, best, best_value, state.get("step"), factors)
-
-    def _samples(self, targets: int) -> int:
-        if not self.looks:
-            return 0
-        return len(self.looks[-1].heat) // targets
 
     def _factors_of(self, position: int, like: Tensor) -> Factors | None:
         if not self.factors:

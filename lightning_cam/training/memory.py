@@ -1,6 +1,6 @@
 """What a run keeps from look to look, and a checkpoint with it. b batch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning_cam.change.groups import Parts
@@ -57,20 +57,29 @@ class Memory:
         self.fingerprints: tuple[str, ...] = ()
         self.looked = False
 
-    def of(self, moment: Moment, parts: int = 1) -> tuple[list[Target], dict[str, History]]:
+    def of(self, moment: Moment, batch: FixedBatch, parts: Sequence[slice]) -> tuple[list[Target], dict[str, History]]:
         """The target of each part of the batch, which keeps what is of its samples, and the history of the run."""
-        if not moment.fitting:
+        if moment.fitting:
+            while len(self.rest) < len(parts) - 1:
+                self.rest.append(state.anew(self.target))
+            targets, history = [self.target, *self.rest[: len(parts) - 1]], self.history
+        else:
             # validate and test look at what may be other samples, and must not move what the run is compared with
-            return [state.anew(self.target) for _ in range(parts)], {}
-        while len(self.rest) < parts - 1:
-            self.rest.append(state.anew(self.target))
-        return [self.target, *self.rest[: parts - 1]], self.history
+            targets, history = [state.anew(self.target) for _ in parts], {}
+        if len(parts) == 1:
+            return targets, history
+        of_parts = zip(targets, parts, strict=True)
+        return [state.of_part(target, part, len(batch), batch.labels) for target, part in of_parts], history
 
     def follow_samples(self, batch: FixedBatch, notices: Notices) -> None:
         """Take these samples for those of the run, with a warning if the run had others."""
         # of fewer or more, as the user may ask for, those that both have
         pairs = list(zip(self.fingerprints, batch.fingerprints, strict=False))
         differing = sum(before != now for before, now in pairs)
+        if self.fingerprints and len(self.fingerprints) != len(batch):
+            # a row is another sample's now
+            for history in self.history.values():
+                history.clear()
         self.fingerprints = batch.fingerprints
         if differing:
             notices.warn(

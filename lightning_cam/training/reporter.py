@@ -53,7 +53,7 @@ def report_look(result: LookResult, album: Album, attempt: Attempt) -> None:
             continue
         history = album.histories.get(record.tag)
         if history is not None:
-            history = history.rows(slice(result.pictures), record.score.shape[1])
+            history = history.rows(slice(result.pictures), len(result.batch), record.score.shape[1])
         run = run_columns(history, album.style.filmstrip_columns)
         if run is None or run.baseline is None:
             warn_of_numbers(record, batch, album)
@@ -68,7 +68,7 @@ def report_look(result: LookResult, album: Album, attempt: Attempt) -> None:
         attempt(
             f"the picture of concepts at {concepts.layer}",
             report_concepts,
-            concepts,
+            concepts.first(result.pictures),
             batch,
             result.moment,
             album,

@@ -79,7 +79,7 @@ def train(kind, callbacks, val=None, **options):
 KINDS = {
     "none": [],
     "cam": [cam("trunk", "activation_mean", batch={"samples": 4, "regions": "box"}), cam(method="grad_cam", tag="second")],
-    "fails": [cam(method=FailsLater())],
+    "fails": [cam(method=FailsLater(), metrics=[])],
     "backward": [Backward()],
     "wrong": [cam("nowhere")],
 }

@@ -39,7 +39,7 @@ def growth(folder, callback, looks=(10, 30)):
 @pytest.mark.slow
 def test_memory_does_not_grow_over_many_looks(tmp_path):
     callback = cam(method=["grad_cam", "cam"], batch=BOXES)
-    assert growth(tmp_path, callback) <= 3 * 2 * 20  # maps, their base and classes: a look and method
+    assert growth(tmp_path, callback) <= 5 * 2 * 20  # maps, their base, classes, change and jumps: a look and method
 
 
 def test_the_check_of_memory_catches_maps_that_are_kept(tmp_path):

@@ -23,8 +23,9 @@ def feature_drift(heat: Float[Tensor, "b *m"], seen: Seen) -> Float[Tensor, "b"]
 
     the Shapley value of the features: what their change adds, in the mean over both orders in which features and head may
     change. With ``head_drift`` it sums to ``drift``; it is exactly 0 while the layers before are frozen, and below 0 where
-    features took back what the head had moved. Not measured where the head is another, where what is explained is not
-    linear in the logits, where a method reads more than activation and gradient, and outside a run; NaN as ``drift``.
+    features took back what the head had moved. Not measured where the head is another, where what is explained is not linear
+    in the logits, where a method reads more than activation and gradient, and outside a run; NaN as ``drift``, and for samples
+    of a large batch whose activations at the baseline are more than the 64 MiB that are kept.
 
     Source: Shapley 1953, for two players; crossing the activations and the weights of two moments of a training is ours.
 
@@ -70,7 +71,8 @@ def _parts(seen: Seen) -> tuple[Tensor, Tensor, Tensor] | None:
     now = factors_of(seen)
     if now is None:
         return None
-    then = then or now
+    earlier = seen.earlier
+    then = _of_all(then or now, len(now.weight))
 
     def map_of(activation: Tensor, weight: Tensor) -> Tensor:
         return condense(method(crossed(seen, Factors(activation, weight))))
@@ -83,7 +85,16 @@ def _parts(seen: Seen) -> tuple[Tensor, Tensor, Tensor] | None:
     except NotCrossed:
         return None
     # the maps that are kept say where the baseline is of another class, or where there is none yet
-    kept = baseline * torch.nan if seen.earlier.baseline is None else seen.earlier.baseline
-    known = kept.flatten(1).isfinite().all(1)
+    kept = baseline * torch.nan if earlier.baseline is None else earlier.baseline
+    known = kept.flatten(1).isfinite().all(1) & then.weight.isfinite().all(1)
     v = [cosine_distance(heat, baseline).where(known, torch.nan) for heat in (features, head, both)]
     return v[0], v[1], v[2]
+
+
+def _of_all(factors: Factors, b: int) -> Factors:
+    """With NaN for samples of which none were kept: of a large batch those that fit are."""
+    missing = b - len(factors.weight)
+    if not missing:
+        return factors
+    blanks = [value.new_full((missing, *value.shape[1:]), torch.nan) for value in (factors.activation, factors.weight)]
+    return Factors(torch.cat([factors.activation, blanks[0]]), torch.cat([factors.weight, blanks[1]]))

@@ -130,6 +130,14 @@ class PinnedBoxes:
         """The same target for another run or other samples: boxes handed in stay, those that were pinned do not."""
         return PinnedBoxes(self.named, self.k, self.iou_threshold, self.activation)
 
+    def for_part(self, samples: slice, count: int, labels: Any) -> "PinnedBoxes":
+        """The boxes of some of the samples, where they were handed in; what is pinned is pinned of each part alone."""
+        if self.named is None:
+            return self
+        self._refuse_named_for_other_than(count)
+        boxes, classes = self.named
+        return PinnedBoxes((boxes[samples], classes[samples]), self.k, self.iou_threshold, self.activation)
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold so that a resumed run follows the same boxes."""
         return {"pinned": self.pinned}
@@ -184,18 +192,23 @@ class PinnedBoxes:
 
     def _named(self, found: Found) -> Pinned:
         assert self.named is not None
+        self._refuse_named_for_other_than(len(found.boxes))
         boxes, classes = self.named
-        b = len(found.boxes)
-        if boxes.shape != (*classes.shape, 4) or classes.ndim not in (1, 2) or len(boxes) != b:
-            raise ValueError(
-                f"detection takes one box a sample: boxes ({b}, 4) and classes ({b},), or several: ({b}, t, 4) and ({b}, t); "
-                f"got {tuple(boxes.shape)} and {tuple(classes.shape)}."
-            )
         if classes.ndim == 1:
             boxes, classes = boxes[:, None], classes[:, None]
         corners = found.corners(boxes.to(found.boxes.dtype))
         present = corners.isfinite().all(2)
         return corners.where(present[..., None], 0), classes.where(present, 0), present
+
+    def _refuse_named_for_other_than(self, b: int) -> None:
+        """Raise ValueError where what was handed in is not for so many samples."""
+        assert self.named is not None
+        boxes, classes = self.named
+        if boxes.shape != (*classes.shape, 4) or classes.ndim not in (1, 2) or len(boxes) != b:
+            raise ValueError(
+                f"detection takes one box a sample: boxes ({b}, 4) and classes ({b},), or several: ({b}, t, 4) and ({b}, t); "
+                f"got {tuple(boxes.shape)} and {tuple(classes.shape)}."
+            )
 
     def _refuse_no_object(self, queries: QueryOutput | None) -> None:
         """Raise ValueError where most queries say the last class, and nobody told whether that is "no object"."""

@@ -3,10 +3,11 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from lightning_cam.capture.forward import Forward
@@ -20,6 +21,8 @@ from lightning_cam.registry import Entry
 from lightning_cam.targets.target import Choice, TargetScores
 from lightning_cam.training.history import History
 from lightning_cam.training.look.part import Attempt, Map
+
+_OF_MAPS = ("heat", "score", "strength", "against")  # of a Record, a row a sample and a column a target
 
 
 def join_records(parts: Sequence[Mapping[str, Record]]) -> list[Record]:
@@ -35,10 +38,7 @@ def join_maps(parts: Sequence[Mapping[str, Map]]) -> dict[str, Map]:
             continue
         made = [part[tag] for part in parts]
         lows, highs = zip(*(one.extremes for one in made), strict=True)
-        # kept of each target for all samples, or not at all
-        targets = min(len(one.factors) for one in made)
-        factors = [_joined_factors([one.factors[i] for one in made]) for i in range(targets)]
-        maps[tag] = Map(made[0].record, torch.cat([one.kept for one in made]), (min(lows), max(highs)), factors)
+        maps[tag] = Map(made[0].record, _joined_maps(made), (min(lows), max(highs)), _joined_factors(made))
     return maps
 
 
@@ -120,39 +120,69 @@ class _Chosen:
 def _joined(records: Sequence[Record]) -> Record:
     if len(records) == 1:
         return records[0]
-    first = records[0]
-    names = [name for name in first.values if all(name in record.values for record in records)]
+    t = max(record.score.shape[1] for record in records)
+    widest = next(record for record in records if record.score.shape[1] == t)
+    names = [name for name in widest.values if all(name in record.values for record in records)]
     predictions = [record.predictions for record in records]
-    shape = [record.score.shape for record in records]
+    told = {item.name: _stacked([getattr(part, item.name) for part in predictions], t) for item in fields(Predictions)}
+    of_maps: dict[str, Any] = {name: _stacked([getattr(record, name) for record in records], t) for name in _OF_MAPS}
+    here = [torch.zeros(record.score.shape, dtype=torch.bool) for record in records]
+    unknown = [torch.full(record.score.shape, torch.nan) for record in records]
+    absent = [record.absent for record in records]
+    # a target that no sample of a part has is one that they lack
+    if any(record.score.shape[1] < t for record in records):
+        absent = [other if part is None else part for part, other in zip(absent, here, strict=True)]
     return replace(
-        first,
-        heat=torch.cat([record.heat for record in records]),
-        score=torch.cat([record.score for record in records]),
-        strength=torch.cat([record.strength for record in records]),
-        against=torch.cat([record.against for record in records]),
-        predictions=Predictions(
-            *(torch.cat([getattr(part, item.name) for part in predictions]) for item in fields(Predictions))
-        ),
-        values={name: torch.cat([record.values[name] for record in records]) for name in names},
+        widest,
+        **of_maps,
+        predictions=Predictions(**told),
+        values={name: _stacked([record.values[name] for record in records], t) for name in names},
         changed_in_place=any(record.changed_in_place for record in records),
         note=next((record.note for record in records if record.note), ""),
         # parts of which a sample lacks nothing say nothing
-        absent=_filled([record.absent for record in records], [torch.zeros(size, dtype=torch.bool) for size in shape]),
-        lost=_filled([record.lost for record in records], [torch.zeros(size, dtype=torch.bool) for size in shape]),
-        on_map=_filled([record.on_map for record in records], [torch.full(size, torch.nan) for size in shape]),
+        absent=_filled(absent, here, t, True),
+        lost=_filled([record.lost for record in records], here, t, False),
+        on_map=_filled([record.on_map for record in records], unknown, t),
     )
 
 
-def _filled(parts: Sequence[Tensor | None], instead: Sequence[Tensor]) -> Tensor | None:
+def _filled(parts: Sequence[Tensor | None], instead: Sequence[Tensor], t: int, blank: Any = None) -> Tensor | None:
     if all(part is None for part in parts):
         return None
-    return torch.cat([blank if part is None else part for part, blank in zip(parts, instead, strict=True)])
+    return _stacked([other if part is None else part for part, other in zip(parts, instead, strict=True)], t, blank)
 
 
-def _joined_factors(parts: Sequence[Factors]) -> Factors:
+def _stacked(parts: Sequence[Shaped[Tensor, "..."]], t: int, blank: Any = None) -> Shaped[Tensor, "n ..."]:
+    """One below the other; what has fewer targets ends in blanks, by default NaN, and -1 where there are classes."""
+    wide = []
+    for part in parts:
+        missing = 0 if part.ndim < 2 else t - part.shape[1]
+        if missing:
+            fill = blank
+            if fill is None:
+                fill = torch.nan if part.is_floating_point() else -1
+            part = torch.cat([part, part.new_full((len(part), missing, *part.shape[2:]), fill)], 1)
+        wide.append(part)
+    return torch.cat(wide)
+
+
+def _joined_maps(parts: Sequence[Map]) -> Float[Tensor, "n *m"]:
+    targets = [part.record.score.shape[1] for part in parts]
+    kept = [part.kept.unflatten(0, (-1, t)) for part, t in zip(parts, targets, strict=True)]
+    return _stacked(kept, max(targets)).flatten(0, 1)
+
+
+def _joined_factors(parts: Sequence[Map]) -> list[Factors]:
+    """Of each target, of the first parts of which they are kept; the activation, the same for all targets, is there once."""
     if len(parts) == 1:
-        return parts[0]
-    return Factors(torch.cat([part.activation for part in parts]), torch.cat([part.weight for part in parts]))
+        return parts[0].factors
+    kept = [part.factors for part in takewhile(lambda part: part.factors, parts)]
+    if not kept:
+        return []
+    t = max(len(part.factors) for part in parts)
+    activation = torch.cat([factors[0].activation for factors in kept])
+    weights = _stacked([torch.stack([one.weight for one in factors], 1) for factors in kept], t)
+    return [Factors(activation, weight) for weight in weights.unbind(1)]
 
 
 def _earlier(history: History | None, heat: Float[Tensor, "b t *m"]) -> Callable[[int], Earlier]:

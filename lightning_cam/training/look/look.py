@@ -33,6 +33,7 @@ class Look:
         histories: the run so far by the maps' tags; empty outside a run.
         noise: how far maps move by what should not move them.
         shares: what moved them, by parts of the net.
+        count: how many samples there are.
         maps: of each part, what the run keeps, by tag.
         parts: the Records of each part by tag.
         concepts: of each layer, of the first part.
@@ -46,6 +47,7 @@ class Look:
     histories: dict[str, History]
     noise: NoiseFloor
     shares: PartShares
+    count: int
     maps: list[Mapping[str, Map]] = field(default_factory=list)
     parts: list[Mapping[str, Record]] = field(default_factory=list)
     concepts: Sequence[Concepts] = ()
@@ -60,12 +62,14 @@ class Look:
         # of the metrics that read it, what maps are made of is taken once, at the first look
         first = self.is_first and self._reads("factors")
         maps = part.maps(self.moment, first)
+        if not part.samples.start:
+            self.noise.fit({tag: made.record.score.shape for tag, made in maps.items()})
         if self.moment.fitting and self._reads("noise") and not part.samples.start:
             heats = {tag: made.record.heat for tag, made in maps.items()}
             for failure in self.noise.measure(part.forward, part.plans, heats):
                 notices.say(f"the floor of drift is measured without {failure}")
         apart = [metric for metric in self.metrics if "batch" not in _reads(metric)]
-        runs = self._runs(maps, part.samples.stop)
+        runs = self._runs(maps)
         records = part.numbers(maps, apart, runs)
         shares = part.attempt("what moved, by parts", self.shares.of, part, maps, runs) or {}
         for tag, values in shares.items():
@@ -80,9 +84,10 @@ class Look:
             remember(records, join_maps(self.maps), self.histories)
             for record in records:
                 history = self.histories[record.tag]
-                history.noise = self._noise_of(record.tag, len(batch))
+                history.noise = self._noise_of(record.tag, record.score.shape[1])
                 # of a run that asks for none now, what a checkpoint holds may be of other samples
                 moved = self.noise.by_kind(record.tag) if self._reads("noise") else []
+                moved = [padded(values, record.score.shape) for values in moved]
                 self.events += note_moves(record, history, moved)
         records = with_numbers_of_all(records, self.metrics, batch, self.histories, attempt)
         if self.is_first and records:
@@ -102,28 +107,36 @@ class Look:
         """The run's shares by parts of the net so far, by tag, where this look has some."""
         if self.shares.changes is None:
             return {}
-        return dict(self.shares.rows)
+        return {tag: list(rows) for tag, rows in self.shares.rows.items()}
 
-    def _runs(self, maps: Mapping[str, Map], samples: int) -> dict[str, History]:
+    def _runs(self, maps: Mapping[str, Map]) -> dict[str, History]:
         """The run up to this look, not yet this look in it."""
         if not self.moment.fitting:
             return {}
         runs = {}
-        for tag in maps:
+        for tag, made in maps.items():
             runs[tag] = self.histories.get(tag, History())
-            runs[tag].noise = self._noise_of(tag, samples)
+            runs[tag].noise = self._noise_of(tag, made.record.score.shape[1])
         return runs
 
-    def _noise_of(self, tag: str, samples: int) -> Float[Tensor, "b t"] | None:
+    def _noise_of(self, tag: str, targets: int) -> Float[Tensor, "b t"] | None:
         """The floor of each sample; it is measured of the first part, and so of those that are shown."""
         floor = self.noise.of(tag) if self._reads("noise") else None
         if floor is None:
             return None
-        missing = floor.new_full((max(0, samples - len(floor)), floor.shape[1]), torch.nan)
-        return torch.cat([floor, missing])
+        return padded(floor, (self.count, targets))
 
     def _reads(self, what: str) -> bool:
         return any(what in _reads(metric) for metric in self.metrics)
+
+
+def padded(values: Float[Tensor, "k s"], shape: Sequence[int]) -> Float[Tensor, "b t"]:
+    """Numbers of the first samples and targets, with NaN for all others; what is beyond the shape is left out."""
+    b, t = shape
+    whole = values.new_full((b, t), torch.nan)
+    known = values[:b, :t]
+    whole[: known.shape[0], : known.shape[1]] = known
+    return whole
 
 
 def _reads(metric: Entry[Any]) -> Sequence[str]:

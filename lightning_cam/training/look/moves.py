@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +18,7 @@ def note_moves(record: Record, history: History, moved: Sequence[Float[Tensor, "
     Args:
         record: the last look.
         history: the run up to it.
-        moved: how far each map moves by what should not move it, by each disturbance.
+        moved: how far each map moves by what should not move it, by each disturbance; NaN where not measured.
     """
     if len(history.looks) < 2:
         return []
@@ -27,7 +26,7 @@ def note_moves(record: Record, history: History, moved: Sequence[Float[Tensor, "
     change = cosine_distance(last.values, history.looks[-2].values_of(last.classes))
     history.looks[-1] = replace(last, change=change)
     t = record.score.shape[1]
-    noise = NoiseScale.of([_padded(values.flatten(), len(change)) for values in moved])
+    noise = NoiseScale.of([values.flatten() for values in moved])
     if noise is None:
         return []
     jumped = jumps(change, noise, last.place)
@@ -39,8 +38,3 @@ def note_moves(record: Record, history: History, moved: Sequence[Float[Tensor, "
     if is_change_point(changes, noise, last.place):
         events.append(Event(record.moment, record.tag, None, 0, float(change.nanmedian()), float(floor.nanmedian())))
     return events
-
-
-def _padded(values: Float[Tensor, "k"], n: int) -> Float[Tensor, "n"]:
-    """With NaN for the maps of samples that are not measured."""
-    return torch.cat([values, values.new_full((n - len(values),), torch.nan)])

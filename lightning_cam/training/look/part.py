@@ -51,12 +51,14 @@ class Part:
         forward: the forward.
         plans: which maps are made of it.
         samples: which of the batch's samples these are.
+        count: how many the whole batch has.
         attempt: runs what may fail.
     """
 
     forward: Forward
     plans: Sequence[MapPlan]
     samples: slice
+    count: int
     attempt: Attempt
 
     def maps(self, moment: Moment, first: bool) -> dict[str, Map]:
@@ -67,12 +69,20 @@ class Part:
             first: whether it is the first look of a run in which what maps are made of is compared.
         """
         predictions = predict(self.forward)
+        # of a batch in parts, as many samples as fit; that a part begins behind them is known without running it
+        keep = self.samples.stop if first else 0
         maps = {}
         for plan in self.plans:
-            made = self.attempt(plan.tag, make_map, plan, self.forward, predictions, moment, first)
+            made = self.attempt(plan.tag, make_map, plan, self.forward, predictions, moment, keep)
             if made is not None:
                 maps[plan.tag] = made
         return maps
+
+    def run(self, history: History | None, made: Map) -> History | None:
+        """The run of the whole batch so far, of these samples alone."""
+        if history is None:
+            return None
+        return history.rows(self.samples, self.count, made.record.score.shape[1])
 
     def numbers(
         self,
@@ -84,7 +94,7 @@ class Part:
         measured: dict[str, dict[str, Tensor]] = {}
         method_of = {plan.tag: plan.of_target for plan in self.plans}
         for tag, made in maps.items():
-            earlier = _earlier(histories.get(tag), made, self.samples)
+            earlier = _earlier(self.run(histories.get(tag), made), made)
             values = {}
             for metric in metrics:
                 measure_by = partial(measure, method=method_of[tag])
@@ -100,8 +110,11 @@ class Part:
         }
 
 
-def make_map(plan: MapPlan, forward: Forward, predictions: Predictions, moment: Moment, first: bool) -> Map:
-    """Compute the maps of a plan; one transfer to the host."""
+def make_map(plan: MapPlan, forward: Forward, predictions: Predictions, moment: Moment, keep: int) -> Map:
+    """Compute the maps of a plan, and what they are made of if that of so many samples is to be kept; 0 for none.
+
+    One transfer to the host.
+    """
     heat = plan.heat(forward)
     flat = heat.flatten(0, 1)
     scores = forward.target_scores
@@ -128,16 +141,16 @@ def make_map(plan: MapPlan, forward: Forward, predictions: Predictions, moment: 
     )
     low, high = extremes.tolist()
     factors = []
-    if first and plan.fusion is None:
-        factors = _factors(forward, plan.layer)
+    if keep and plan.fusion is None:
+        factors = _factors(forward, plan.layer, keep)
     return Map(record, condensed, (low, high), factors)
 
 
-def _factors(forward: Forward, layer: str) -> list[Factors]:
-    """What the maps at a layer are made of, a target each, on the host; none where they are not, or are too large to keep."""
+def _factors(forward: Forward, layer: str, samples: int) -> list[Factors]:
+    """What the maps at a layer are made of, a target each, on the host; none where of so many it is too large to keep."""
     t = forward.target_scores.score.shape[1]
     output = forward.outputs[layer].output
-    if output.numel() * output.element_size() > _MOST_BYTES:
+    if output[0].numel() * output.element_size() * samples > _MOST_BYTES:
         return []
     kept: list[Factors] = []
     for position in range(t):
@@ -149,11 +162,10 @@ def _factors(forward: Forward, layer: str) -> list[Factors]:
     return kept
 
 
-def _earlier(history: History | None, made: Map, samples: slice) -> Callable[[int], Earlier]:
-    if history is None:
+def _earlier(run: History | None, made: Map) -> Callable[[int], Earlier]:
+    if run is None:
         return lambda position: Earlier()
     record = made.record
-    run = history.rows(samples, record.score.shape[1])
     run.add(record.moment.short, made.kept, *made.extremes, record.predictions.classes.flatten(), record.moment)
     return cache(lambda position: run.earlier(position, record.heat))  # the same for every metric
 

@@ -49,7 +49,7 @@ class PartShares:
             return ""
         if self.weights is None:
             return "a checkpoint does not hold the baseline's weights, so drift is not split by parts in a resumed run"
-        looks = max(history.looks[-1].place + 1 for history in histories.values())
+        looks = max((history.looks[-1].place + 1 for history in histories.values() if history.looks), default=0)
         if self.options.due(looks):
             self.changes = self.weights.changes(model)
         return ""
@@ -58,11 +58,8 @@ class PartShares:
         """Each sample's shares by tag and name, on the host; none where none are due."""
         if self.changes is None:
             return {}
-        then = {
-            tag: _baseline(runs[tag].rows(part.samples, made.record.score.shape[1]), made)
-            for tag, made in maps.items()
-            if runs[tag].looks
-        }
+        earlier = {tag: part.run(runs[tag], made) for tag, made in maps.items()}
+        then = {tag: _baseline(run, maps[tag]) for tag, run in earlier.items() if run is not None and run.looks}
         now = {tag: maps[tag].record.heat for tag in then}
 
         def maps_now() -> dict[str, Tensor]:
