@@ -78,9 +78,8 @@ class NoiseFloor:
         moved = self.by_kind(tag)
         if not moved:
             return None
-        table = torch.stack(moved)
-        # of an even number of them the mean of the middle ones, which nanmedian does not give
-        return table.quantile(0.5, dim=0).where(~table.isnan().any(0), torch.nan)
+        # of an even number of them the mean of the middle ones, which median does not give
+        return torch.stack(moved).quantile(0.5, dim=0)
 
     def by_kind(self, tag: str) -> list[Float[Tensor, "b t"]]:
         """How far each map moves by each disturbance that this model bears."""
