@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lightning_cam.capture.forward import Forward
+from lightning_cam.capture.gradient import derivative
 from lightning_cam.capture.seen import Seen
 from lightning_cam.model.merged import merged_weight
 from lightning_cam.record import Factors
@@ -72,30 +73,44 @@ def crossed(seen: Seen, factors: Factors) -> Crossed:
 
 
 def factors_of(seen: Seen) -> Factors | None:
-    """What a look's map is made of; None where it is not the logit of a linear layer behind a mean over space.
+    """What a look's map is made of; None where it is not a number linear in logits of a linear layer behind a mean over space.
 
-    It is told by the forward itself: nothing else with weights behind the layer, one gradient at all places, and this the
-    class's row of the layer's weights. Of any other number, as a probability, the gradient changes with the features too.
+    It is told by the forward itself: nothing else with weights behind the layer, one gradient at all places, and this the row
+    of the layer's weights that is explained. Of other numbers, as a probability, the gradient changes with the features.
     """
-    if seen.head is None or seen.classes is None or seen.forward.outputs[seen.layer].layout.extra:
+    if seen.head is None or seen.forward.outputs[seen.layer].layout.extra:
         return None
-    # without a gradient there is none to be asked for, which methods that need none do not mind
-    if not seen.forward.target_scores.score.requires_grad:
+    slope = _slope(seen)
+    if slope is None:
         return None
     try:
         gradient = seen.gradient.flatten(2)
-        rows = merged_weight(seen.head.module).flatten(1).to(gradient)[seen.classes]
-    except ValueError:
+        rows = slope.to(gradient) @ merged_weight(seen.head.module).flatten(1).to(gradient)
+    except ValueError:  # the weights are packed, or the layer does not feed the score
         return None
     weight = gradient[:, :, 0]
-    uniform = bool((gradient == weight[:, :, None]).all())
-    if not uniform or rows.shape != weight.shape or not bool(_along(weight, rows).all()):
+    if rows.shape != weight.shape or not bool((gradient == weight[:, :, None]).all() & _along(weight, rows).all()):
         return None
     return Factors(seen.activation, weight)
 
 
+def _slope(seen: Seen) -> Float[Tensor, "b k"] | None:
+    """The score's gradient by the logits; None where there is none, or it is another at other logits."""
+    output = seen.forward.output
+    # methods that need no gradient work where there is none
+    if not isinstance(output, Tensor) or output.ndim != 2 or not output.requires_grad:
+        return None
+    score = seen.forward.target_scores.score[:, seen.position]
+    if not score.requires_grad:
+        return None
+    (slope,) = derivative(score, [output], create_graph=True)
+    if slope is None or slope.requires_grad:
+        return None
+    return slope
+
+
 def _along(weight: Float[Tensor, "b c"], rows: Float[Tensor, "b c"]) -> Bool[Tensor, "b"]:
     """Whether each weight is its row, at any scale: a mean divides by the number of places; of an absent target it is zero."""
-    share = (weight * rows).sum(1) / rows.square().sum(1)
-    rest = weight - share.nan_to_num()[:, None] * rows
-    return (rest.abs().amax(1) <= _ROUNDING * weight.abs().amax(1)) & (share.nan_to_num() >= 0)
+    share = ((weight * rows).sum(1) / rows.square().sum(1)).nan_to_num()
+    rest = weight - share[:, None] * rows
+    return (rest.abs().amax(1) <= _ROUNDING * weight.abs().amax(1)) & (share >= 0)

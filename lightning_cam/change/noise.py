@@ -55,10 +55,10 @@ class NoiseFloor:
         block = math.ceil(b / _SIXTEENTH)
         kinds = [kind for kind in DISTURBANCES if kind.name not in self.dropped and kind.applies(forward)]
         blocks = math.ceil(b / block)
-        if heats and not self._knows(heats):  # a run may be resumed with more samples, or other methods
-            self.moved, self.turn = {}, 0
         if not kinds or not heats:
             return []
+        if not all(self.moved.get(tag) for tag in heats):  # a run may go on with other methods
+            self.moved, self.turn = {}, 0
         at, which = divmod((self.turn - 1) % (blocks * len(kinds)), len(kinds))
         due = [(kinds[which], slice(at * block, min((at + 1) * block, b)))]
         if not self.turn:
@@ -78,9 +78,8 @@ class NoiseFloor:
         moved = self.by_kind(tag)
         if not moved:
             return None
-        table = torch.stack(moved)
-        # of an even number of them the mean of the middle ones, which nanmedian does not give
-        return table.quantile(0.5, dim=0).where(~table.isnan().any(0), torch.nan)
+        # of an even number of them the mean of the middle ones, which median does not give
+        return torch.stack(moved).quantile(0.5, dim=0)
 
     def by_kind(self, tag: str) -> list[Float[Tensor, "b t"]]:
         """How far each map moves by each disturbance that this model bears."""
@@ -96,11 +95,6 @@ class NoiseFloor:
         if not state:
             return cls()
         return cls(dict(state["moved"]), state["turn"], set(state["dropped"]))
-
-    def _knows(self, heats: Mapping[str, Float[Tensor, "b t *m"]]) -> bool:
-        """Whether all of these maps, and as many, were measured before."""
-        known = [heat.shape[:2] in [moved.shape for moved in self.moved.get(tag, {}).values()] for tag, heat in heats.items()]
-        return all(known)
 
     def _measure(
         self,

@@ -94,10 +94,10 @@ def test_a_change_of_all_maps_is_a_change_point_and_nobodys_jump():
 
 
 def test_the_first_five_looks_are_no_change_points():
-    run = Run(0)
-    for _ in range(5):
-        run.centres += 1
-        assert not run.look()[1]
+    noise = NoiseScale(torch.full((3,), 1e-3).double().log(), 0.3, 30, 3)
+    calm, moved = torch.full((3,), 1e-3), torch.full((3,), 0.9)
+    for look in range(1, 8):
+        assert is_change_point([*[calm] * (look - 1), moved], noise, look) == (look > 5)
 
 
 @pytest.mark.parametrize("step", [0.1, 0.25, 0.5])
@@ -122,6 +122,12 @@ def test_a_batch_that_moves_hides_what_moves_no_more_than_the_others():
     assert not jumps(change, noise, 1).any()
     change[4] = 1.9
     assert jumps(change, noise, 1).tolist() == [False] * 4 + [True, False]
+
+
+def test_among_maps_that_move_by_more_or_less_the_farthest_are_no_jumps():
+    noise = NoiseScale(torch.full((16,), 1e-4).double().log(), 0.1, 30, 3)
+    change = torch.logspace(-3, -1, 16, dtype=torch.float64)
+    assert not jumps(change, noise, 1).any()
 
 
 def test_less_change_than_noise_is_nothing():

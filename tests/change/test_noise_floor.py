@@ -172,6 +172,18 @@ def test_outside_a_run_nothing_is_measured(tmp_path):
     assert watching.memory.noise.turn == 0 and "drift_floor" not in result.records[0].values
 
 
+def test_other_samples_outside_a_run_leave_it_as_it_is(tmp_path):
+    x = images(4).float()
+    watching = looks(Sided(2), x, tmp_path, 2)
+    before = {kind: values.clone() for kind, values in watching.memory.noise.moved["conv/grad_cam"].items()}
+    watching.release()
+    watching.data = (x[:2], LABELS[:2])
+    watching.compute(Moment(2, "test", "test", fitting=False))
+    assert watching.memory.noise.turn == 2
+    for kind, values in watching.memory.noise.moved["conv/grad_cam"].items():
+        assert torch.equal(values, before[kind])
+
+
 def test_nothing_is_measured_where_nobody_asks(tmp_path):
     watching = looks(Sided(2), images(4).float(), tmp_path, 2, metrics=["drift"])
     assert watching.memory.noise.turn == 0 and "noise" not in watching.state_dict()

@@ -23,9 +23,9 @@ def feature_drift(heat: Float[Tensor, "b *m"], seen: Seen) -> Float[Tensor, "b"]
 
     the Shapley value of the features: what their change adds, in the mean over both orders in which features and head may
     change. With ``head_drift`` it sums to ``drift``; it is exactly 0 while the layers before are frozen, and below 0 where
-    features took back what the head had moved. Not measured where the head is another, where what is explained is no class's
-    logit, where a method reads more than activation and gradient, and outside a run; NaN as ``drift``, and for samples of a
-    large batch whose activations at the baseline are more than the 64 MiB that are kept.
+    features took back what the head had moved. Not measured where the head is another, where what is explained is not linear
+    in the logits, where a method reads more than activation and gradient, and outside a run; NaN as ``drift``, and for samples
+    of a large batch whose activations at the baseline are more than the 64 MiB that are kept.
 
     Source: Shapley 1953, for two players; crossing the activations and the weights of two moments of a training is ours.
 

@@ -62,7 +62,8 @@ class Look:
         # of the metrics that read it, what maps are made of is taken once, at the first look
         first = self.is_first and self._reads("factors")
         maps = part.maps(self.moment, first)
-        if not part.samples.start:
+        # what is looked at outside a run may be other samples
+        if self.moment.fitting and not part.samples.start:
             self.noise.fit({tag: made.record.score.shape for tag, made in maps.items()})
         if self.moment.fitting and self._reads("noise") and not part.samples.start:
             heats = {tag: made.record.heat for tag, made in maps.items()}
