@@ -246,7 +246,8 @@ def test_of_activations_at_the_baseline_those_of_as_many_samples_are_kept_as_fit
         if known:
             both = values["feature_drift"] + values["head_drift"]
             assert near(both[:known], values["drift"][:known], 1e-6) and both[known:].isnan().all()
-        assert values["drift"].isfinite().any(1).sum() > CHUNK
+        if known < N:
+            assert values["drift"][known:].isfinite().any()
 
 
 def test_a_run_that_kept_no_activations_does_not_say_that_nothing_moved(tmp_path):
