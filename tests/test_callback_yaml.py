@@ -8,7 +8,7 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 from nets import STRICT, Net, loader
 
-from lightning_cam import Batch, CAMCallback, Schedule, Style
+from lightning_cam import Batch, CAMCallback, Numbers, Parts, Schedule, Style
 
 pytestmark = STRICT
 
@@ -73,12 +73,19 @@ def plain(callback):
         "batch": callback.batch,
         "style": {k: list(v) if isinstance(v, tuple) else v for k, v in vars(watcher.style).items()},
         "schedule": callback.schedule,
+        "numbers": told(watcher.numbers),
         "output": watcher.output,
         "model": callback.model,
         "forward": watcher.forward,
         "tag": watcher.tag,
         "on_error": watcher.notices.on_error,
     }
+
+
+def told(numbers):
+    parts = numbers.parts
+    groups = parts and {name: parts.patterns(name) for name in parts.groups}
+    return numbers.per_class, numbers.table, groups, parts and parts.every
 
 
 FORMS = {
@@ -95,6 +102,9 @@ FORMS = {
     "a count": dict(batch=5),
     "indices": dict(batch=[3, 1]),
     "a batch": dict(batch={"samples": 8, "per_class": 2, "image": "image", "label": "label", "regions": "box"}),
+    "a batch of which few are shown": dict(batch={"samples": 256, "pictures": 16}),
+    "numbers by class": dict(numbers={"per_class": True, "table": False}),
+    "what moved by parts": dict(numbers={"parts": {"groups": {"head": "head", "trunk": ["trunk", "last"]}, "every": 2}}),
     "a batch with named regions": dict(batch={"regions": {"object": "box", "all": "box"}, "classes": ["a", "b", "c"]}),
     "metrics": dict(metrics=["energy_inside", {"energy_inside": {"region": "object"}}]),
     "no metrics": dict(metrics=[]),
@@ -117,8 +127,13 @@ FORMS = {
 }
 
 
+def numbers_of(options):
+    parts = Parts(**options["parts"]) if "parts" in options else None
+    return Numbers(**{**options, "parts": parts})
+
+
 def expected(options):
-    classes = {"batch": Batch.of, "style": lambda v: Style(**v), "schedule": lambda v: Schedule(**v)}
+    classes = {"batch": Batch.of, "style": lambda v: Style(**v), "schedule": lambda v: Schedule(**v), "numbers": numbers_of}
     return CAMCallback(**{k: classes[k](v) if k in classes else v for k, v in options.items()})
 
 
@@ -182,6 +197,16 @@ def itself(module):
 def logits(model, images, batch):
     _CALLS.append((len(images), len(batch["label"])))
     return model(batch["image"])
+
+
+def test_the_command_line_alone_asks_for_many_samples_and_for_parts(tmp_path):
+    flags = ["layer=relu", "batch.samples=10", "batch.pictures=2", "numbers.per_class=true"]
+    flags += ['numbers.parts.groups={"head": "head"}', "numbers.parts.every=1", "style.tile=32"]
+    flags = [f"--trainer.callbacks.{flag}" for flag in flags]
+    place = f"--trainer.default_root_dir={tmp_path}"
+    one = cli("--trainer.callbacks+=lightning_cam.CAMCallback", *flags, place, run=True)
+    assert callback_of(one).batch == Batch(samples=10, pictures=2)
+    assert {"cam/drift_of_head", "cam/drift_of_rest", "cam/drift/class_1"} <= set(one.trainer.callback_metrics)
 
 
 def test_the_command_line_alone_is_enough():

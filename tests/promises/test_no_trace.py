@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from traces import Trace, differences, traced
 from watching import watched
 
-from lightning_cam import methods
+from lightning_cam import Batch, Numbers, Parts, methods
 from lightning_cam.registry import METHODS
 
 pytestmark = STRICT
@@ -42,6 +42,10 @@ def twins(folder, callback, *, net=None, train=None, val=None, entry="fit", work
 
 
 ACCUMULATE = dict(accumulate_grad_batches=4, val_check_interval=3)  # validation falls inside the window
+# every part put back at every look, and a picture of it
+PARTS = dict(numbers=Numbers(parts=Parts({"trunk": "trunk", "last": "last", "head": "head"}, every=1)))
+FEW = dict(batch=Batch(samples=20, pictures=2))
+CHUNKS = dict(val=dict(n=24))
 
 MATRIX = {
     "plain_sgd_momentum": (dict(), dict(), dict()),
@@ -79,6 +83,20 @@ MATRIX = {
     "gradient_clipping": (dict(), dict(dropout=0.3), dict(gradient_clip_val=0.1)),
     "augmentation_on_the_device": (dict(), dict(augment_on_device=True), dict()),
     "fast_dev_run": (dict(), dict(dropout=0.3), dict(fast_dev_run=3)),
+    "what_moved_by_parts": (PARTS, dict(dropout=0.3, norm=True), ACCUMULATE),
+    "what_moved_by_parts_and_adam": (PARTS, dict(optimizer="adam", schedule=True, draw=True), dict(max_epochs=3)),
+    "what_moved_by_parts_and_a_frozen_trunk": (PARTS, dict(frozen=True, norm_asleep=True), ACCUMULATE),
+    "what_moved_by_parts_and_an_assigned_buffer": (PARTS, dict(buffer="assigned", inplace=True), dict()),
+    "what_moved_by_parts_and_bf16_mixed": (PARTS, dict(norm=True), dict(precision="bf16-mixed")),
+    "what_moved_by_parts_and_bf16_true": (PARTS, dict(norm=True), dict(precision="bf16-true")),
+    "what_moved_by_parts_and_double_precision": (PARTS, dict(norm=True), dict(precision="64-true")),
+    "few_pictures": (dict(batch=Batch(samples=8, pictures=2)), dict(dropout=0.3, norm=True, draw=True), ACCUMULATE),
+    "chunks": (FEW, dict(dropout=0.3, norm=True, draw=True), dict(**CHUNKS, **ACCUMULATE)),
+    "chunks_and_what_moved_by_parts": (
+        {**FEW, **PARTS, "concepts": 2, "method": ["activation_mean", "grad_cam"], "target": EVERY_TARGET},
+        dict(dropout=0.3, norm=True, buffer="in_place"),
+        dict(**CHUNKS, **ACCUMULATE),
+    ),
 }
 
 

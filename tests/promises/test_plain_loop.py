@@ -11,10 +11,11 @@ from nets import STRICT, Pictures, cam, trainer
 from plain import differing, plain_net, train, watcher
 from torch.utils.data import DataLoader
 
-from lightning_cam import Batch
+from lightning_cam import Batch, Numbers, Parts
 
 pytestmark = STRICT
 
+PARTS = Numbers(parts=Parts({"trunk": "trunk", "head": "head"}, every=1))
 ALL = ["grad_cam", "activation_mean", "cam", {"smooth": {"method": "grad_cam"}}]
 
 
@@ -49,6 +50,17 @@ CASES = {
         dict(layer=["trunk", "relu"], target=["label", 1, {"top_k": {"k": 2}}]),
         dict(draw=True),
     ),
+    "chunks_and_few_pictures": (
+        dict(dropout=0.3, norm=True),
+        dict(data=Pictures(20, augment=True), batch=Batch(samples=20, pictures=2), concepts=2),
+        dict(draw=True),
+    ),
+    "what_moved_by_parts": (dict(dropout=0.3, norm=True), dict(numbers=PARTS), dict(draw=True)),
+    "chunks_and_what_moved_by_parts": (
+        dict(dropout=0.3, norm=True),
+        dict(numbers=PARTS, method=ALL, data=Pictures(20), batch=Batch(samples=20, pictures=2)),
+        dict(draw=True),
+    ),
 }
 
 
@@ -58,9 +70,10 @@ def test_a_plain_loop_is_bit_identical_with(case, tmp_path):
     assert twins(net, watched(tmp_path, **watching), **loop) == {}
 
 
-def test_a_fabric_run_is_bit_identical(tmp_path):
+@pytest.mark.parametrize("options", [dict(method=ALL), dict(numbers=PARTS)], ids=["methods", "parts"])
+def test_a_fabric_run_is_bit_identical(options, tmp_path):
     fabric = Fabric(accelerator="cpu", devices=1)
-    assert twins(dict(dropout=0.3, norm=True), watched(tmp_path, method=ALL), fabric=fabric, draw=True) == {}
+    assert twins(dict(dropout=0.3, norm=True), watched(tmp_path, **options), fabric=fabric, draw=True) == {}
 
 
 GENERATORS = {"torch": lambda: torch.rand(()), "numpy": np.random.rand, "python": random.random}

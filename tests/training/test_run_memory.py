@@ -1,12 +1,17 @@
 """What a run keeps: above all the fingerprints of its samples, by which a resumed run is told of other ones."""
 
+import io
+from dataclasses import replace
+
 import pytest
 import torch
 from nets import STRICT, Pictures, cam, fit
 from plain import batch, plain_net, watcher
+from torch import nn
 
 from lightning_cam.data.batch import FixedBatch
 from lightning_cam.data.fingerprints import fingerprints
+from lightning_cam.training.history import History
 from lightning_cam.training.memory import Memory
 from lightning_cam.training.notices import Notices
 
@@ -89,3 +94,67 @@ def test_a_second_run_begins_with_samples_of_its_own(tmp_path):
     fit(tmp_path, callback)
     fit(tmp_path, callback, val=torch.utils.data.DataLoader(Pictures(8, classes=2), 3))
     assert callback.watcher.memory.fingerprints == fingerprints(Pictures(8, classes=2).images[:4])
+
+
+class Wide(nn.Module):
+    """Its last layer is that of a ResNet-50: 2048 channels at 7 x 7 places."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Conv2d(3, 2048, 3, 2, 1), nn.Linear(2048, 5)
+
+    def forward(self, x):
+        return self.head(self.layer(x).relu_().mean((2, 3)))
+
+
+def size_of(watching):
+    file = io.BytesIO()
+    torch.save(watching.state_dict(), file)
+    return file.tell() / 2**20
+
+
+@pytest.mark.parametrize(("target", "most"), [("label", 8), ({"top_k": {"k": 5}}, 9)])
+def test_what_a_checkpoint_holds_at_defaults_stays_small(target, most, tmp_path):
+    """Activations of the baseline are 6.1 MiB, whatever number of targets there is; weights a number a channel."""
+    torch.manual_seed(0)
+    net = Wide()
+    watching = watcher(net, tmp_path, (torch.rand(16, 3, 14, 14), torch.arange(16) % 5), "layer", target=target)
+    sizes = []
+    for step in range(3):
+        watching.look(step)
+        sizes.append(size_of(watching))
+        with torch.no_grad():
+            net.layer.weight += 0.01 * torch.randn_like(net.layer.weight)
+    assert watching.history["layer/grad_cam"].factors
+    assert sizes[-1] < most < 16 and sizes[-1] - sizes[0] < 0.1
+    resumed = watcher(net, tmp_path, (torch.rand(16, 3, 14, 14), torch.arange(16) % 5), "layer", target=target)
+    resumed.load_state_dict(watching.state_dict())
+    assert size_of(resumed) == pytest.approx(sizes[-1], rel=1e-3)
+
+
+def test_what_is_kept_of_the_baseline_is_a_copy_of_its_own(tmp_path):
+    """A model may write into what it gave, and a view would keep the gradients of all places."""
+    net, kept = Wide(), []
+    net.layer.register_forward_hook(lambda module, args, output: kept.append(output))
+    watching = watcher(net, tmp_path, (torch.rand(4, 3, 14, 14), torch.arange(4)), "layer")
+    watching.look(0)
+    (factors,) = watching.history["layer/grad_cam"].factors
+    before = factors.activation.clone()
+    with torch.no_grad():
+        for output in kept:
+            output.zero_()
+    assert torch.equal(factors.activation, before) and before.any()
+    for value in (factors.activation, factors.weight):
+        assert value.untyped_storage().nbytes() == value.numel() * value.element_size() and not value.requires_grad
+
+
+@pytest.mark.parametrize("side", [7, 32])
+def test_the_maps_of_a_long_run_stay_within_four_mebibytes(side):
+    """Sixteen samples, 64 looks: what of a look is kept beside its maps is a number a map."""
+    history = History()
+    for i in range(100):
+        history.add(str(i), torch.rand(16, side, side), 0.0, 1.0, torch.zeros(16, dtype=torch.long))
+        history.looks[-1] = replace(history.looks[-1], change=torch.rand(16), jumped=torch.zeros(16, dtype=torch.bool))
+    file = io.BytesIO()
+    torch.save(history.state_dict(), file)
+    assert file.tell() < 4 * 2**20

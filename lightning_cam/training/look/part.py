@@ -157,8 +157,9 @@ def _factors(forward: Forward, layer: str, samples: int) -> list[Factors]:
         factors = factors_of(Seen(forward, layer, position))
         if factors is None:
             return []
-        activation = kept[0].activation if kept else factors.activation.cpu()
-        kept.append(Factors(activation, factors.weight.cpu()))
+        # copies: a weight is a view of the gradient at all places, which a checkpoint would hold with it
+        activation = kept[0].activation if kept else factors.activation.to("cpu", copy=True)
+        kept.append(Factors(activation, factors.weight.to("cpu", copy=True)))
     return kept
 
 

@@ -1,7 +1,7 @@
 """What a look computed, and the numbers of it that are logged."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -59,7 +59,9 @@ def logged_numbers(result: LookResult, tag: str, alone: bool, named: bool, per_c
         # shares are of the drift, and defined where that is
         told |= {name: float(values.nanmean()) for name, values in record.values.items() if name.startswith(SHARE)}
         if per_class:
-            told |= by_class(record, result.batch.classes)
+            # of what is told, and of nothing else
+            values = {name: record.values[name] for name in told if name in record.values}
+            told |= by_class(replace(record, values=values), result.batch.classes)
         numbers |= {f"{prefix}{name}": value for name, value in told.items()}
     return numbers
 
