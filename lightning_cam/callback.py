@@ -35,8 +35,8 @@ class CAMCallback(Callback):
             callable ``(logits, label) -> class ids or scores``; or a list of these.
         batch: which samples: a count, dataset indices, a ``Batch``, or a batch handed in.
         metrics: names of ``lightning_cam.metrics.names()``. The mean over the samples for which one is defined is logged as
-            ``<tag>/<metric>``, NaN if it is for none; their share as ``<metric>_defined``. By default the first eight of
-            ``lightning_cam.metrics.defaults(regions=...)``, and a share only where it is below 1.
+            ``<tag>/<metric>``, NaN if it is for none; their share, where it is below 1, as ``<metric>_defined``. By default
+            the first eight of ``lightning_cam.metrics.defaults(regions=...)``.
         model: which network is watched, if not the whole module: its dotted name, as ``"student"``, or a callable
             ``(module) -> network``, which may be another callback's. Layers are named within it.
         forward: how it is run: by default on the images, with what else its ``forward`` asks for taken out of the batch by

@@ -29,7 +29,7 @@ class Columns:
         titles: their names.
         normalized: maps scaled to [0, 1], one set a moment.
         strength: each map's largest raw value.
-        jumps: which maps jumped at that moment, and are marked; None where that is not known.
+        jumps: which maps jumped since the moment before, and are marked; None where that is not known.
     """
 
     titles: Sequence[str]

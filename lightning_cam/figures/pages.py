@@ -35,7 +35,8 @@ class RunColumns:
         lowest: the smallest value of any look.
         highest: the largest.
         baseline: the first look's maps, NaN where they are of another class than those of now; None at the first look.
-        jumps: which maps jumped at which look; None where that is not known.
+        jumps: which maps jumped since the look shown before; None where that is not known.
+        jumped: which jumped at the look of now.
     """
 
     titles: Sequence[str]
@@ -44,6 +45,7 @@ class RunColumns:
     highest: float
     baseline: Float[Tensor, "n *m"] | None = None
     jumps: Bool[Tensor, "k n"] | None = None
+    jumped: Bool[Tensor, "n"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +98,7 @@ class RecordPages:
         if jumps is not None:
             jumps = jumps[:, shown].to(self._heat.device)
             if bool(jumps.any()):
-                about += " · blue corner: the map jumped at this look"
+                about += " · blue corner: the map jumped since the column before"
         columns = Columns(
             self.run.titles,
             torch.stack([self._cards.normalized(heat) for heat in heats]),
@@ -136,8 +138,8 @@ class RecordPages:
         if self.style.order == "batch":
             return Ranking(range(b), {})
         jumped = None
-        if self.run is not None and self.run.jumps is not None:
-            jumped = self.run.jumps[-1].reshape(b, t)
+        if self.run is not None and self.run.jumped is not None:
+            jumped = self.run.jumped.reshape(b, t)
         return rank(self.record, self.batch, jumped)
 
     @property

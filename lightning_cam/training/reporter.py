@@ -149,7 +149,8 @@ def run_columns(history: History | None, columns: int) -> RunColumns | None:
     baseline = None
     if len(history.looks) > 1:
         baseline = history.looks[0].values_of(history.looks[-1].classes)
-    return RunColumns(titles, heats, history.lowest, history.highest, baseline, _jumps(history, places))
+    jumped = history.looks[-1].jumped
+    return RunColumns(titles, heats, history.lowest, history.highest, baseline, _jumps(history, places), jumped)
 
 
 def _jumps(history: History, places: Sequence[int]) -> Bool[Tensor, "k n"] | None:

@@ -65,16 +65,17 @@ def test_of_several_targets_the_label_s_map_counts_and_a_row_keeps_together():
     assert ranking.positions([0, 3, 4], 2) == [4, 3, 0]  # absent ones have no place
 
 
-@pytest.mark.parametrize("jumps", [None, torch.tensor([[True, True, True], [False, False, True]])])
-def test_a_sheet_shows_its_cards_in_that_order_with_their_words(jumps, monkeypatch):
+@pytest.mark.parametrize("jumped", [None, torch.tensor([False, False, True])])
+def test_a_sheet_shows_its_cards_in_that_order_with_their_words(jumped, monkeypatch):
     record, batch = told([0, 1, 1], [0, 1, 0], enrichment=[[2.0], [0.5], [3.0]]), made_batch(3)
     heat = record.heat.flatten(0, 1)
-    run = RunColumns(["start", "1"], [heat, heat], -1.0, 1.0, None, jumps)
+    # what jumped at a look between the columns is marked, and no reason to look at it now
+    run = RunColumns(["start", "2"], [heat, heat], -1.0, 1.0, None, torch.ones(2, 3, dtype=torch.bool), jumped)
     plain, ranked = (
         RecordPages(record, batch, Style(tile=64, panels=("overlay",), order=order), "label", run)
         for order in ("batch", "suspect")
     )
-    order = [1, 0, 2] if jumps is None else [1, 2, 0]  # only what jumped at this very look
+    order = [1, 0, 2] if jumped is None else [1, 2, 0]  # only what jumped at this very look
     kept = []
 
     def keep(panels, words, style, columns):
@@ -86,7 +87,7 @@ def test_a_sheet_shows_its_cards_in_that_order_with_their_words(jumps, monkeypat
     (panels, words), (ranked_panels, ranked_words) = kept
     assert torch.equal(ranked_panels, panels[order])
     assert [word.line for word in ranked_words] == [words[i].line for i in order]
-    remarks = {1: MISPLACED} if jumps is None else {1: MISPLACED, 2: JUMPED}
+    remarks = {1: MISPLACED} if jumped is None else {1: MISPLACED, 2: JUMPED}
     assert [word.remark for word in ranked_words] == [remarks.get(i, "") for i in order]
     assert {word.remark for word in words} == {""}
     assert before.shape == after.shape and (before != after).any()

@@ -10,8 +10,9 @@ from lightning_cam.data.batch import FixedBatch
 from lightning_cam.metrics.by_class import by_class
 from lightning_cam.metrics.measure import MOST_CURVES, summarize
 from lightning_cam.record import Event, Moment, Record
-from lightning_cam.registry import METRICS
 from lightning_cam.training.look.parts import SHARE, ShareRow
+
+_FLOOR = "drift_floor"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class LookResult:
 
 
 def logged_numbers(result: LookResult, tag: str, alone: bool, named: bool, per_class: bool = False) -> dict[str, float]:
-    """Each metric's mean where it is defined, and the share of samples for which it is, under the tags they are logged by.
+    """Each metric's mean where it is defined, and the share of samples for which it is where some have none, by tags.
 
     Args:
         result: of one look.
@@ -55,7 +56,7 @@ def logged_numbers(result: LookResult, tag: str, alone: bool, named: bool, per_c
     for record in result.records:
         prefix = f"{tag}/" if alone else f"{tag}/{record.tag}/"
         measured = {name: values for name, values in record.values.items() if not name.startswith(SHARE)}
-        told = summarize(measured) if named else _telling(record, measured)
+        told = _telling(record, measured, named)
         # shares are of the drift, and defined where that is
         told |= {name: float(values.nanmean()) for name, values in record.values.items() if name.startswith(SHARE)}
         if per_class:
@@ -66,17 +67,20 @@ def logged_numbers(result: LookResult, tag: str, alone: bool, named: bool, per_c
     return numbers
 
 
-def _telling(record: Record, measured: Mapping[str, Tensor]) -> dict[str, float]:
-    """The first eight metrics, and their shares where some sample has none."""
-    first = list(measured)[:MOST_CURVES]
-    numbers = summarize({name: measured[name] for name in first})
+def _telling(record: Record, measured: Mapping[str, Tensor], named: bool) -> dict[str, float]:
+    """The metrics that were named, else the first eight, and their shares where some sample has none."""
+    count = len(measured)
+    if not named:
+        count = min(count, MOST_CURVES)
+    told = list(measured)[:count]
+    numbers = summarize({name: measured[name] for name in told})
     # at the first look, and outside a run, there is nothing to compare with
     alone = record.moment.baseline or not record.moment.fitting
-    for name in first:
+    for name in told:
         share = numbers[f"{name}_defined"]
-        if alone and share == 0:
-            del numbers[name]
+        if not named and alone and share == 0:
+            del numbers[name], numbers[f"{name}_defined"]
         # of the floor a few samples are measured, which is no lack
-        if share in (0, 1) or "noise" in METRICS.find(name).facts.get("reads", ()):
+        elif share == 1 or name == _FLOOR:
             del numbers[f"{name}_defined"]
     return numbers
