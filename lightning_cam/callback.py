@@ -11,9 +11,10 @@ from lightning_cam.model.call import find_model
 from lightning_cam.model.layout import image_form
 from lightning_cam.record import Moment
 from lightning_cam.render.style import Style
-from lightning_cam.training.compat import Callback, as_validation, state_key
+from lightning_cam.training.compat import Callback, lent, state_key
 from lightning_cam.training.distributed import refuse_sharded
 from lightning_cam.training.history import History
+from lightning_cam.training.look import glance
 from lightning_cam.training.numbers import Numbers
 from lightning_cam.training.samples import RunSamples
 from lightning_cam.training.schedule import Schedule, baseline_moment, present_moment
@@ -150,10 +151,13 @@ class CAMCallback(Callback):
     on_test_batch_start = on_validation_batch_start
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Take samples out of what passes by; the baseline's before the first step."""
+        """Take samples out of what passes by, the baseline's before the first step; some batches before a look, maps."""
         if self.samples.passing is not None:
             self.samples.take(trainer, batch)
             self._look_before_training(trainer, pl_module)
+        before = self.watcher.numbers.batches_before
+        if before and self.watcher.batch is not None and self.schedule.batches_left(trainer, batch_idx) == before:
+            self.watcher.attempt("how maps move between batches", self._glance, trainer, pl_module)
 
     def _expect(self, trainer: Any, module: Any) -> None:
         # once there was a look, a mistake is the next look's to tell, which ends no run
@@ -205,26 +209,22 @@ class CAMCallback(Callback):
         self._prepare(trainer, module)
         if watcher.batch is None and not self.samples.are_ready(trainer, moment):
             return None
-        watcher.owner, watcher.model = module, find_model(module, self.model)
-        watcher.context = trainer.precision_plugin.val_step_context
         watcher.load = lambda: self.samples.load(trainer, moment)
         tag = f"{watcher.tag}_test" if trainer.testing else watcher.tag
-        if not trainer.fast_dev_run:
-            watcher.publisher.open(trainer.loggers, folder)
-        try:
-            with as_validation(trainer):
-                return watcher.look_at(moment, tag)[1]
-        finally:  # nothing of the run is held between looks
-            watcher.owner, watcher.model, watcher.load, watcher.context = None, None, None, nullcontext
-            watcher.publisher.close()
+        with lent(watcher, trainer, module, find_model(module, self.model)):
+            if not trainer.fast_dev_run:
+                watcher.publisher.open(trainer.loggers, folder)
+            return watcher.look_at(moment, tag)[1]
+
+    def _glance(self, trainer: Any, module: Any) -> None:
+        with lent(self.watcher, trainer, module, find_model(module, self.model)):
+            glance(self.watcher)
 
     def _log(self, trainer: Any, numbers: dict[str, float], moment: Moment) -> None:
         if not moment.baseline:
             self.log_dict(numbers, sync_dist=trainer.world_size > 1)  # type: ignore[attr-defined] # lent by Lightning in fit
         elif not trainer.fast_dev_run:  # self.log would mix the baseline into the first epoch's mean
             self.watcher.publisher.log_numbers(trainer.loggers, numbers, moment.step)
-
-    # what is kept
 
     @property
     def state_key(self) -> str:

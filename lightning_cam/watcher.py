@@ -14,16 +14,16 @@ from lightning_cam.data.loader import load_plain_batch
 from lightning_cam.figures.captions import name_target
 from lightning_cam.methods.apply import map_plans
 from lightning_cam.methods.fusion import find_fusion
-from lightning_cam.metrics.measure import defaults
+from lightning_cam.metrics.measure import or_defaults
 from lightning_cam.model.call import ForwardOption, check_forward
 from lightning_cam.model.output import Output
 from lightning_cam.no_trace import isolated_rng, no_trace
 from lightning_cam.record import Moment, Record
-from lightning_cam.registry import METHODS, METRICS
+from lightning_cam.registry import METHODS, METRICS, Entry
 from lightning_cam.render.style import Style
 from lightning_cam.targets.target import Target
 from lightning_cam.training.history import History
-from lightning_cam.training.look import Chunk, Look, LookResult, Part, chunks_of, logged_numbers
+from lightning_cam.training.look import Chunk, Look, LookResult, Part, Tags, chunks_of, descriptions, logged_numbers
 from lightning_cam.training.memory import Memory
 from lightning_cam.training.notices import Notices, warn_of_clipping
 from lightning_cam.training.numbers import Numbers
@@ -171,14 +171,18 @@ class Watcher:
         """Compute, then report: the Records, and their numbers under their tags."""
         with isolated_rng():  # a tracker may draw numbers, and the training goes on with those it would have had
             result = self.compute(moment)
+            for observer in self.observers:
+                observer(result)
             self.report(result, tag)
             alone = len(self.methods) == 1 and (len(self.layer_names) == 1 or self.fusion is not None)
-            return result.records, logged_numbers(result, tag, alone, self.metrics is not None, self.numbers.per_class)
+            tags = Tags(tag, alone, self.metrics is not None, self.numbers.per_class)
+            self.publisher.descriptions = descriptions(result, tags)
+            return result.records, logged_numbers(result, tags)
 
-    def compute(self, moment: Moment) -> LookResult:
-        """The first half: when it returns, every hook is out and every state put back."""
+    def compute(self, moment: Moment, metrics: Sequence[Entry[Any]] | None = None) -> LookResult:
+        """The first half, with other metrics if asked: when it returns, every hook is out and every state put back."""
         batch = self._fixed_batch(moment.fitting)
-        metrics = self.metrics or [METRICS.find(name) for name in defaults(bool(batch.regions)) if self.metrics is None]
+        metrics = or_defaults(self.metrics if metrics is None else metrics, bool(batch.regions))
         targets, histories = self.memory.of(moment, batch, [chunk.samples for chunk in self.chunks])
         look = Look(moment, metrics, histories, self.memory.noise, self.memory.shares, len(batch))
         self.notices.say(self.attempt("what moved, by parts", look.shares.begin, moment, self._model, histories) or "")
@@ -186,15 +190,11 @@ class Watcher:
             for chunk, target in zip(self.chunks, targets, strict=True):
                 self._compute_chunk(chunk, target, look)
         records = look.records(batch, self.attempt)
-        result = look.result(batch, records, self.batch_options.pictures)
-        for observer in self.observers:
-            observer(result)
-        return result
+        return look.result(batch, records, self.batch_options.pictures)
 
     def _compute_chunk(self, chunk: Chunk, target: Target, look: Look) -> None:
-        batch = chunk.batch
         with self._open_session(chunk) as session:
-            forward = session.forward(batch.images, target, batch.labels, batch.regions)
+            forward = session.forward(chunk.batch.images, target, chunk.batch.labels, chunk.batch.regions)
             self._remember(session, forward)
             plans = map_plans(self.layer_names, self.methods, self.fusion)
             look.add(Part(forward, plans, chunk.samples, look.count, self.attempt), self.notices)
@@ -233,8 +233,7 @@ class Watcher:
     def _open_session(self, chunk: Chunk) -> AbstractContextManager[Session]:
         # found by itself, the layer is traced once and then stays the same, also where adapters or a freeze come later
         layers = self.layer_names or self.layers
-        images = chunk.batch.images
-        return open_session(self._model, layers, images, output=self.output, context=self.context, call=chunk.call)
+        return open_session(self._model, layers, chunk.batch.images, output=self.output, context=self.context, call=chunk.call)
 
     def _remember(self, session: Session, forward: Forward) -> None:
         """The default layer is looked for once."""

@@ -14,8 +14,10 @@ from lightning_cam.change.disturbance import DISTURBANCES, Disturbance
 from lightning_cam.heat import condense
 from lightning_cam.methods.apply import MapPlan
 from lightning_cam.metrics.comparison.direction import cosine_distance
+from lightning_cam.record import Record
 
 _SIXTEENTH = 16
+_BATCHES = "batches"
 
 
 @dataclass
@@ -26,11 +28,13 @@ class NoiseFloor:
         moved: cosine distances by map and disturbance, NaN where not measured; on the CPU.
         turn: how many measurements there were, which tells whose turn it is.
         dropped: disturbances that this model cannot be run with.
+        before: maps and their classes some batches before the next look, by tag; on their device.
     """
 
     moved: dict[str, dict[str, Float[Tensor, "b t"]]] = field(default_factory=dict)
     turn: int = 0
     dropped: set[str] = field(default_factory=set)
+    before: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def fit(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Begin anew where a run goes on with other samples or targets than it had: [b t] of each map by its tag."""
@@ -72,6 +76,23 @@ class NoiseFloor:
                 self.dropped.add(kind.name)
                 failures.append(f"{kind.name}: {error}")
         return failures
+
+    def keep(self, records: Sequence[Record]) -> None:
+        """Keep maps that were taken some batches before the next look."""
+        self.before = {record.tag: (record.heat, record.predictions.classes) for record in records}
+
+    def compare(self, records: Mapping[str, Record]) -> None:
+        """Measure how far maps moved since they were kept, at the same class; elsewhere the floor stays as it is."""
+        for tag, (heat, classes) in self.before.items():
+            b, t = (0, 0) if tag not in records else records[tag].score.shape
+            if heat.shape[:2] < (b, t) or not b:
+                continue
+            distance = _distance(heat[:b], records[tag].heat).float().cpu()
+            same = classes[:b] == records[tag].predictions.classes
+            kinds = self.moved.setdefault(tag, {})
+            known = kinds.get(_BATCHES, self.of(tag))
+            kinds[_BATCHES] = distance.where(same, torch.nan if known is None else known)
+        self.before = {}
 
     def of(self, tag: str) -> Float[Tensor, "b t"] | None:
         """The floor of each map, the median over the disturbances; NaN where one is still to come, None where none was."""

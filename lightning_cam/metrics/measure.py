@@ -1,6 +1,6 @@
 """Metrics of maps: a number a sample and target, and from these the numbers to log. b batch, t targets, m map."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from lightning_cam.capture.forward import Forward
 from lightning_cam.capture.seen import Seen
 from lightning_cam.heat import has_evidence
 from lightning_cam.record import Earlier
-from lightning_cam.registry import Entry
+from lightning_cam.registry import METRICS, Entry
 
 MOST_CURVES = 8  # of a map, where no metrics are named
 _OF_REGIONS = ("energy_inside", "enrichment", "pointing_game")
@@ -31,6 +31,13 @@ def defaults(regions: bool) -> list[str]:
     if regions:
         return [*_OF_REGIONS, *_OF_MAPS]
     return list(_OF_MAPS)
+
+
+def or_defaults(metrics: Sequence[Entry[Any]] | None, regions: bool) -> Sequence[Entry[Any]]:
+    """These metrics; where none are named, those by default."""
+    if metrics is not None:
+        return metrics
+    return [METRICS.find(name) for name in defaults(regions)]
 
 
 def measure(

@@ -5,7 +5,7 @@
 
 import importlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from lightning_cam.data.selection import ChosenLoader
@@ -94,3 +94,16 @@ def as_validation(trainer: Any) -> Iterator[None]:
         yield
     finally:
         state.stage = before
+
+
+@contextmanager
+def lent(watcher: Any, trainer: Any, owner: Any, model: Any) -> Iterator[None]:
+    """A Trainer's model, precision and stage, lent to a Watcher for one look: nothing of a run is held between looks."""
+    watcher.owner, watcher.model = owner, model
+    watcher.context = trainer.precision_plugin.val_step_context
+    try:
+        with as_validation(trainer):
+            yield
+    finally:
+        watcher.owner, watcher.model, watcher.load, watcher.context = None, None, None, nullcontext
+        watcher.publisher.close()

@@ -87,6 +87,12 @@ class Memory:
                 "of other samples. Give data that starts the same, or hand the samples in: Batch(samples=batch)."
             )
 
+    def aside(self) -> "Memory":
+        """Another one for a look that leaves nothing: targets with what they took up, and no run."""
+        other = Memory(self.spec, 0)
+        other.load_state_dict({name: kept for name, kept in self.state_dict().items() if "/" not in name})
+        return other
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds: plain values and CPU tensors."""
         states: dict[str, Any] = {tag: history.state_dict() for tag, history in self.history.items()}

@@ -16,9 +16,11 @@ class Numbers:
             ``events.csv``, in the run's log directory.
         parts: named groups of parameters among which the drift since the baseline is split, logged as ``drift_of_<part>`` and
             drawn as stacked bars.
+        batches_before: take the maps so many training batches before each look too, and count how far they move until then
+            as noise, in ``drift_floor``; 0 for not. It costs a look without numbers and pictures.
 
     Raises:
-        ValueError: for parts that are none.
+        ValueError: for parts that are none, and a number of batches below 0.
 
     Example:
         >>> Numbers(parts=Parts({"adapters": "*lora_*", "head": "head"})).parts.every
@@ -28,10 +30,15 @@ class Numbers:
     per_class: bool = False
     table: bool = True
     parts: Parts | None = None
+    batches_before: int = 0
 
     def __post_init__(self) -> None:
         if self.parts is not None and not isinstance(self.parts, Parts):
             raise ValueError(
                 f"Numbers(parts={self.parts!r}): expected Parts, such as "
                 "Numbers(parts=Parts(groups={'head': 'fc', 'stem': ['conv1', 'bn1']}))."
+            )
+        if self.batches_before < 0:
+            raise ValueError(
+                f"Numbers(batches_before={self.batches_before}): expected at least 0, as Numbers(batches_before=5)."
             )

@@ -1,5 +1,6 @@
 """Finished pictures to every logger that takes them, else to files; and every look to the record of the run."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from lightning_cam.records.table import SampleTable
 from lightning_cam.records.writer import Place, RunWriter, places
 from lightning_cam.render.picture import Picture
 from lightning_cam.render.style import Style
+from lightning_cam.sinks.curves import begin_curves, takes_descriptions
 from lightning_cam.sinks.files import files
 from lightning_cam.sinks.registry import Overlays, find, names, options_of
 from lightning_cam.training.notices import Notices
@@ -46,6 +48,7 @@ class Publisher:
         self.tables = (SampleTable(self.run.session), EventTable(self.run.session)) if tables else None
         self.places: list[Place] = []
         self.folder = Path()
+        self.descriptions: Mapping[str, str] = {}  # of curves that begin, by tag
 
     def open(self, loggers: Iterable[Any], folder: Path) -> None:
         """Find where the pictures of this look go, and its record."""
@@ -151,8 +154,12 @@ class Publisher:
         with isolated_rng():  # a tracker may draw numbers here too
             for logger in loggers:
                 owner = type(logger).__name__
+                told = dict(numbers)
+                if self.descriptions and takes_descriptions(logger):
+                    first = {name: told.pop(name, math.nan) for name in self.descriptions}
+                    self.notices.guarded(owner, begin_curves, logger, first, self.descriptions, step)
                 if hasattr(logger, "log_metrics"):
-                    self.notices.guarded(owner, logger.log_metrics, dict(numbers), step)
+                    self.notices.guarded(owner, logger.log_metrics, told, step)
                 elif hasattr(logger, "add_scalar"):  # a SummaryWriter by itself, as loops without a Trainer have
-                    for name, value in numbers.items():
+                    for name, value in told.items():
                         self.notices.guarded(owner, logger.add_scalar, name, value, step)

@@ -1,5 +1,6 @@
 """When to look, and what the moment is called."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -37,6 +38,18 @@ class Schedule:
         """Whether this epoch is one to look at; a validate or test on its own is."""
         # epochs count from 0, and the n-th is the first to be looked at
         return not is_fitting(trainer) or int(trainer.current_epoch + 1) % self.every_n_epochs == 0
+
+    def batches_left(self, trainer: Any, batch_idx: int) -> int | None:
+        """How many training batches there are until this epoch's next look; None if there is none, or nobody knows."""
+        every = 1
+        period = trainer.num_training_batches
+        if trainer.enable_validation:
+            every, period = trainer.check_val_every_n_epoch, trainer.val_check_batch
+        if every is None:  # validation counts batches over epochs
+            every, batch_idx = 1, trainer.fit_loop.total_batch_idx
+        if not self.due(trainer) or (trainer.current_epoch + 1) % every or not math.isfinite(period):
+            return None
+        return int(period) - batch_idx % int(period)
 
 
 def baseline_moment(trainer: Any, schedule: Schedule) -> Moment:

@@ -48,6 +48,7 @@ FEW = dict(batch=Batch(samples=20, pictures=2))
 CHUNKS = dict(val=dict(n=24))
 
 MATRIX = {
+    "maps_some_batches_before": (dict(method=ALL, numbers=Numbers(batches_before=2)), dict(norm=True, dropout=0.2), ACCUMULATE),
     "plain_sgd_momentum": (dict(), dict(), dict()),
     "dropout": (dict(method=ALL), dict(dropout=0.3), dict()),
     "dropout_and_adam": (dict(), dict(dropout=0.3, optimizer="adam"), dict()),

@@ -18,6 +18,7 @@ def drift_floor(heat: Float[Tensor, "b *m"], seen: Seen) -> Float[Tensor, "b"] |
     median, lest one that the data do not bear (digits are no digits in a mirror) say all. A drift below it may be rounding.
     All of the batch is measured at the first look of a run, and from then on a sixteenth of it by one of the three at a look,
     in turn; of a batch in chunks the samples that are shown. NaN for the others; not measured outside a run.
+    ``Numbers(batches_before=5)`` adds a fourth to the median: how far the map moved over the last five training batches.
 
     Source: ours; arXiv 2601.11625 follows attributions over fine-tuning and defines when they stay put, without a floor.
 

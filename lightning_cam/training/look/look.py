@@ -69,6 +69,7 @@ class Look:
             heats = {tag: made.record.heat for tag, made in maps.items()}
             for failure in self.noise.measure(part.forward, part.plans, heats):
                 notices.say(f"the floor of drift is measured without {failure}")
+            self.noise.compare({tag: made.record for tag, made in maps.items()})
         apart = [metric for metric in self.metrics if "batch" not in _reads(metric)]
         runs = self._runs(maps)
         records = part.numbers(maps, apart, runs)
@@ -102,7 +103,9 @@ class Look:
 
     def result(self, batch: FixedBatch, records: Sequence[Record], pictures: int | None) -> LookResult:
         """All that the look computed, of which so many samples are shown."""
-        return LookResult(self.moment, batch, records, self.concepts, self.events, self._share_rows(), pictures, self.centre)
+        return LookResult(
+            self.moment, batch, records, self.concepts, self.events, self._share_rows(), pictures, self.centre, self.metrics
+        )
 
     def _share_rows(self) -> dict[str, list[ShareRow]]:
         """The run's shares by parts of the net so far, by tag, where this look has some."""
