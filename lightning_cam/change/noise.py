@@ -63,10 +63,14 @@ class NoiseFloor:
             return []
         if not all(self.moved.get(tag) for tag in heats):  # a run may go on with other methods
             self.moved, self.turn = {}, 0
-        at, which = divmod((self.turn - 1) % (blocks * len(kinds)), len(kinds))
+        # of fewer samples than sixteen one is more than a sixteenth, and its turn comes at fewer looks
+        turn, rest = divmod(self.turn, math.ceil(_SIXTEENTH / b))
+        at, which = divmod((turn - 1) % (blocks * len(kinds)), len(kinds))
         due = [(kinds[which], slice(at * block, min((at + 1) * block, b)))]
         if not self.turn:
             due = [(kind, slice(0, b)) for kind in kinds]
+        elif rest:
+            due = []
         self.turn += 1
         failures = []
         for kind, samples in due:

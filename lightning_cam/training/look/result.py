@@ -92,12 +92,13 @@ def _telling(record: Record, named: bool) -> dict[str, float]:
     # at the first look, and outside a run, there is nothing to compare with
     alone = record.moment.baseline or not record.moment.fitting
     for name in told:
-        share = numbers[f"{name}_defined"]
-        if not named and alone and share == 0:
-            del numbers[name], numbers[f"{name}_defined"]
+        share = numbers.pop(f"{name}_defined")
+        if alone and share == 0:
+            if not named:
+                del numbers[name]
         # of the floor a few samples are measured, which is no lack
-        elif share == 1 or name == _FLOOR:
-            del numbers[f"{name}_defined"]
+        elif share < 1 and name != _FLOOR:
+            numbers[f"{name}_defined"] = share
     return numbers
 
 
