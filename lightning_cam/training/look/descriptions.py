@@ -14,9 +14,11 @@ def descriptions(result: LookResult, tags: Tags) -> dict[str, str]:
     Example:
         >>> from lightning_cam import Watcher
         >>> watcher = Watcher(resnet18(num_classes=2), torch.rand(2, 3, 64, 64), "layer4", metrics=["gini"], folder=folder)
-        >>> result = watcher.compute(Moment(0, "start", "0", baseline=True))
-        >>> descriptions(result, Tags("cam", alone=True, named=True))["cam/gini"]
-        'Gini coefficient of the map, its cells taken as amounts. From 0 to 1; a diffuse map has 0.'
+        >>> results = []
+        >>> watcher.observers.append(results.append)
+        >>> records = watcher.look(step=0)
+        >>> descriptions(results[0], Tags("cam", alone=True, named=True))["cam/gini"]
+        'How unevenly the positive evidence is spread over the cells: the Gini index. From 0 to 1.'
     """
     if not result.moment.baseline or not result.moment.fitting:
         return {}
