@@ -460,7 +460,7 @@ RUN = [
     Mutation("samples passing by: no baseline before the first training step", "callback.py", "            self.samples.take(trainer, batch)\n            self._look_before_training(trainer, pl_module)", "            self.samples.take(trainer, batch)", "training/test_samples.py -k before_its_step"),
     Mutation("samples passing by: more than the run began with", "training/samples.py", "if most and is_fitting(trainer):", "if False:", "promises/test_resume.py -k fewer_samples"),
     Mutation("a Watcher restarted goes on", "training/memory.py", "self.history: dict[str, History] = {}", 'self.history: dict[str, History] = getattr(self, "history", {})', "test_watcher_run.py -k restarted"),
-    Mutation("looks outside a fit join the run", "training/memory.py", "        if moment.fitting:\n            while", "        if True:\n            while", "metrics/test_contract.py -k outside"),
+    Mutation("looks outside a fit join the run", "training/memory.py", "        if moment.fitting:\n            while", "        if True:\n            while", "training/test_run_memory.py -k outside"),
 ]  # fmt: skip
 
 PATCHES = [
