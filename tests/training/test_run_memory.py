@@ -11,6 +11,7 @@ from torch import nn
 
 from lightning_cam.data.batch import FixedBatch
 from lightning_cam.data.fingerprints import fingerprints
+from lightning_cam.record import Moment
 from lightning_cam.training.history import History
 from lightning_cam.training.memory import Memory
 from lightning_cam.training.notices import Notices
