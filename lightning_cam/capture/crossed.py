@@ -88,7 +88,7 @@ def factors_of(seen: Seen) -> Factors | None:
         rows = slope.to(gradient) @ merged_weight(seen.head.module).flatten(1).to(gradient)
     except ValueError:  # the weights are packed, or the layer does not feed the score
         return None
-    # laid out as what is kept of the baseline, or sums over it would be rounded otherwise
+    # no view: what is kept of the baseline would hold the gradient at all places, and sums over both be rounded differently
     weight = gradient[:, :, 0].contiguous()
     if rows.shape != weight.shape or not bool((gradient == weight[:, :, None]).all() & _along(weight, rows).all()):
         return None

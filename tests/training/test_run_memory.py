@@ -105,7 +105,10 @@ class Wide(nn.Module):
         self.layer, self.head = nn.Conv2d(3, 2048, 3, 2, 1), nn.Linear(2048, 5)
 
     def forward(self, x):
-        return self.head(self.layer(x).relu_().mean((2, 3)))
+        return self.head(self.features(x).mean((2, 3)))
+
+    def features(self, x):
+        return self.layer(x).relu_()
 
 
 def size_of(watching):
@@ -134,9 +137,14 @@ def test_what_a_checkpoint_holds_at_defaults_stays_small(target, most, tmp_path)
 
 
 def test_what_is_kept_of_the_baseline_is_a_copy_of_its_own(tmp_path):
-    """A model may write into what it gave, and a view would keep the gradients of all places."""
-    net, kept = Wide(), []
-    net.layer.register_forward_hook(lambda module, args, output: kept.append(output))
+    """A model may keep what it was handed and write into it, and a view would keep the gradients of all places."""
+
+    class Keeping(Wide):
+        def features(self, x):
+            kept.append(super().features(x))
+            return kept[-1]
+
+    net, kept = Keeping(), []
     watching = watcher(net, tmp_path, (torch.rand(4, 3, 14, 14), torch.arange(4)), "layer")
     watching.look(0)
     (factors,) = watching.history["layer/grad_cam"].factors
@@ -162,7 +170,7 @@ def test_the_maps_of_a_long_run_stay_within_four_mebibytes(side):
 
 
 def test_what_is_looked_at_outside_a_fit_has_neither_the_runs_target_nor_its_maps(tmp_path):
-    watching = watcher(plain_net(), tmp_path)
+    watching = watcher(plain_net(), tmp_path, target="projection")
     watching.look(0)
     memory, parts = watching.memory, [slice(0, 4)]
     targets, history = memory.of(Moment(1, "validate", "validate", fitting=False), watching.batch, parts)

@@ -157,9 +157,9 @@ def _factors(forward: Forward, layer: str, samples: int) -> list[Factors]:
         factors = factors_of(Seen(forward, layer, position))
         if factors is None:
             return []
-        # copies: a weight is a view of the gradient at all places, which a checkpoint would hold with it
+        # a copy: the model was handed this very tensor and may write into it later
         activation = kept[0].activation if kept else factors.activation.to("cpu", copy=True)
-        kept.append(Factors(activation, factors.weight.to("cpu", copy=True)))
+        kept.append(Factors(activation, factors.weight.cpu()))
     return kept
 
 
