@@ -11,8 +11,8 @@ from lightning_cam.model.call import find_model
 from lightning_cam.model.layout import image_form
 from lightning_cam.record import Moment
 from lightning_cam.render.style import Style
-from lightning_cam.training.compat import Callback, lent, state_key
-from lightning_cam.training.distributed import refuse_sharded
+from lightning_cam.training.compat import Callback, is_in_batch, lent, state_key
+from lightning_cam.training.distributed import of_first_process, refuse_sharded
 from lightning_cam.training.history import History
 from lightning_cam.training.look import glance
 from lightning_cam.training.numbers import Numbers
@@ -96,14 +96,12 @@ class CAMCallback(Callback):
         )
         self.watcher.notices.owner = "CAMCallback"
         self.model, self.batch, self.schedule = model, self.watcher.batch_options, schedule
-        self.samples = RunSamples(self.batch, self.watcher.notices)
+        self.samples, self.steps = RunSamples(self.batch, self.watcher.notices), 0
 
     @property
     def history(self) -> Mapping[str, History]:
         """The maps of the run so far, by ``<layer>/<method>``."""
         return self.watcher.history
-
-    # when to look
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Begin anew with a new run; a resumed one gets its maps back afterwards."""
@@ -113,6 +111,7 @@ class CAMCallback(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Take the baseline, unless the run resumes one that has it."""
+        self.steps = trainer.global_step
         # not in on_fit_start: some strategies restore the weights only after it
         if not trainer.enable_validation:
             self._expect(trainer, pl_module)
@@ -159,6 +158,12 @@ class CAMCallback(Callback):
         if before and self.watcher.batch is not None and self.schedule.batches_left(trainer, batch_idx) == before:
             self.watcher.attempt("how maps move between batches", self._glance, trainer, pl_module)
 
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Look, if it is time by optimizer steps."""
+        before, self.steps = self.steps, trainer.global_step
+        if self.schedule.due_by_steps(before, self.steps):
+            self._look(trainer, pl_module, present_moment(trainer, self.schedule, self.history))
+
     def _expect(self, trainer: Any, module: Any) -> None:
         # once there was a look, a mistake is the next look's to tell, which ends no run
         with suppress(ValueError) if self.watcher.looked else nullcontext():
@@ -183,15 +188,7 @@ class CAMCallback(Callback):
             return
         refuse_sharded(trainer)
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is a collective
-        numbers: dict[str, float] | None = None
-        error: Exception | None = None
-        if trainer.is_global_zero:
-            try:
-                numbers = self._numbers(trainer, module, moment, folder)
-            except Exception as raised:
-                error = raised
-        # every process comes to this broadcast, also where the first one failed, or the others would wait for ever
-        numbers, failure = trainer.strategy.broadcast((numbers, None if error is None else f"{error}"))
+        numbers, failure, error = of_first_process(trainer, lambda: self._numbers(trainer, module, moment, folder))
         if failure is None and numbers is None:  # samples are still to pass by
             return
         self.samples.release()
@@ -221,10 +218,13 @@ class CAMCallback(Callback):
             glance(self.watcher)
 
     def _log(self, trainer: Any, numbers: dict[str, float], moment: Moment) -> None:
-        if not moment.baseline:
-            self.log_dict(numbers, sync_dist=trainer.world_size > 1)  # type: ignore[attr-defined] # lent by Lightning in fit
-        elif not trainer.fast_dev_run:  # self.log would mix the baseline into the first epoch's mean
+        # self.log would mix the baseline into the first epoch's mean, and write few of the batches
+        direct = moment.baseline or is_in_batch(trainer)
+        if direct and not trainer.fast_dev_run:
             self.watcher.publisher.log_numbers(trainer.loggers, numbers, moment.step)
+        if not moment.baseline:
+            several = trainer.world_size > 1
+            self.log_dict(numbers, sync_dist=several, logger=False if direct else None)  # type: ignore[attr-defined] # lent by Lightning
 
     @property
     def state_key(self) -> str:

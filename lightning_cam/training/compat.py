@@ -34,9 +34,15 @@ def state_key(callback: Any, watcher: Any) -> str:
 
 
 def logged_step(trainer: Any) -> int:
-    """The x axis of Lightning's own validation scalars: batches that stepped; one higher at the end of a training epoch."""
+    """The x axis of Lightning's own scalars: batches that stepped; one higher at the end of a training epoch."""
     stepped = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step)
-    return int(stepped) - int(trainer.training)
+    return int(stepped) - int(trainer.training and not is_in_batch(trainer))
+
+
+def is_in_batch(trainer: Any) -> bool:
+    """Whether a training batch is under way; Lightning counts and logs its step behind its last hook."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress.current
+    return bool(trainer.training and progress.ready > progress.completed)
 
 
 def is_fitting(trainer: Any) -> bool:

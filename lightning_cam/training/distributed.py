@@ -1,6 +1,22 @@
 """What several processes need."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def of_first_process(trainer: Any, function: Callable[[], T]) -> tuple[T | None, str | None, Exception | None]:
+    """What a function gives on the first process, and the words of its error, told to all; the error itself there alone."""
+    value, error = None, None
+    if trainer.is_global_zero:
+        try:
+            value = function()
+        except Exception as raised:
+            error = raised
+    # every process comes to this broadcast, also where the first one failed, or the others would wait for ever
+    value, failure = trainer.strategy.broadcast((value, None if error is None else f"{error}"))
+    return value, failure, error
 
 
 def refuse_sharded(trainer: Any) -> None:

@@ -17,7 +17,8 @@ class Schedule:
     """When to look.
 
     Args:
-        every_n_epochs: look at the validation of every n-th epoch.
+        every_n_epochs: look at the validation of every n-th epoch; 0 for looks by steps alone.
+        every_n_steps: look after every n-th optimizer step too, as the Trainer's ``global_step`` counts them; 0 for not.
         baseline: look once before the first optimizer step too.
         step: the pictures' step in the tracker: ``auto`` is the step at which Lightning logs its own validation scalars. Where
             an earlier look of the run has that step, as the baseline has that of a first epoch of one optimizer step, it is
@@ -27,17 +28,29 @@ class Schedule:
     every_n_epochs: int = 1
     baseline: bool = True
     step: Step = "auto"
+    every_n_steps: int = 0
 
     def __post_init__(self) -> None:
-        if self.every_n_epochs < 1:
-            raise ValueError(f"Schedule(every_n_epochs={self.every_n_epochs}): expected at least 1.")
+        if self.every_n_steps < 0:
+            raise ValueError(f"Schedule(every_n_steps={self.every_n_steps}): expected at least 1, or 0 for no looks by steps.")
+        if self.every_n_epochs < 0 or not (self.every_n_epochs or self.every_n_steps):
+            raise ValueError(
+                f"Schedule(every_n_epochs={self.every_n_epochs}): expected at least 1; for looks by steps alone write "
+                "Schedule(every_n_epochs=0, every_n_steps=500)."
+            )
         if self.step not in get_args(Step):
             raise ValueError(f"Schedule(step={self.step!r}): expected one of {', '.join(get_args(Step))}.")
 
     def due(self, trainer: Any) -> bool:
         """Whether this epoch is one to look at; a validate or test on its own is."""
         # epochs count from 0, and the n-th is the first to be looked at
-        return not is_fitting(trainer) or int(trainer.current_epoch + 1) % self.every_n_epochs == 0
+        if not is_fitting(trainer):
+            return True
+        return self.every_n_epochs > 0 and int(trainer.current_epoch + 1) % self.every_n_epochs == 0
+
+    def due_by_steps(self, before: int, now: int) -> bool:
+        """Whether a look falls between two counts of optimizer steps; a batch may hold none, or several."""
+        return self.every_n_steps > 0 and now // self.every_n_steps > before // self.every_n_steps
 
     def batches_left(self, trainer: Any, batch_idx: int) -> int | None:
         """How many training batches there are until this epoch's next look; None if there is none, or nobody knows."""

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from traces import Trace, differences, traced
 from watching import watched
 
-from lightning_cam import Batch, Numbers, Parts, methods
+from lightning_cam import Batch, Numbers, Parts, Schedule, methods
 from lightning_cam.registry import METHODS
 
 pytestmark = STRICT
@@ -48,6 +48,12 @@ FEW = dict(batch=Batch(samples=20, pictures=2))
 CHUNKS = dict(val=dict(n=24))
 
 MATRIX = {
+    "looks_by_steps": (dict(method=ALL, schedule=Schedule(every_n_steps=1)), dict(norm=True, dropout=0.2), ACCUMULATE),
+    "looks_by_steps_and_adam": (
+        dict(schedule=Schedule(every_n_epochs=0, every_n_steps=2)),
+        dict(optimizer="adam", draw=True),
+        dict(),
+    ),
     "maps_some_batches_before": (dict(method=ALL, numbers=Numbers(batches_before=2)), dict(norm=True, dropout=0.2), ACCUMULATE),
     "plain_sgd_momentum": (dict(), dict(), dict()),
     "dropout": (dict(method=ALL), dict(dropout=0.3), dict()),
