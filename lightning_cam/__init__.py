@@ -21,7 +21,7 @@ from lightning_cam.methods import fusion
 from lightning_cam.record import Record as Record
 from lightning_cam.render.style import Style as Style
 from lightning_cam.training.numbers import Numbers as Numbers
-from lightning_cam.training.schedule import Schedule as Schedule
+from lightning_cam.training.trainer.schedule import Schedule as Schedule
 from lightning_cam.watcher import Watcher as Watcher
 
 fuse = fusion  # the family by its public name

@@ -11,13 +11,13 @@ from lightning_cam.model.call import find_model
 from lightning_cam.model.layout import image_form
 from lightning_cam.record import Moment
 from lightning_cam.render.style import Style
-from lightning_cam.training.compat import Callback, is_in_batch, lent, state_key
-from lightning_cam.training.distributed import of_first_process, refuse_sharded
 from lightning_cam.training.history import History
 from lightning_cam.training.look import glance
 from lightning_cam.training.numbers import Numbers
-from lightning_cam.training.samples import RunSamples
-from lightning_cam.training.schedule import Schedule, baseline_moment, present_moment
+from lightning_cam.training.trainer.compat import Callback, is_in_batch, lent, state_key
+from lightning_cam.training.trainer.distributed import of_first_process, refuse_sharded
+from lightning_cam.training.trainer.samples import RunSamples
+from lightning_cam.training.trainer.schedule import Schedule, baseline_moment, present_moment
 from lightning_cam.watcher import Watcher
 
 Spec = str | dict[str, Any] | Function[..., Any]

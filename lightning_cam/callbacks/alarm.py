@@ -8,9 +8,9 @@ from torch import Tensor
 from lightning_cam.callbacks.suspect import find_suspect
 from lightning_cam.record import Record
 from lightning_cam.registry import did_you_mean
-from lightning_cam.training.compat import Callback
 from lightning_cam.training.look import LookResult
 from lightning_cam.training.notices import Notices
+from lightning_cam.training.trainer.compat import Callback
 
 _MOST_NAMES = 5
 

@@ -19,10 +19,10 @@ from lightning_cam.patches.table import PatchTable
 from lightning_cam.record import Moment
 from lightning_cam.render.picture import Picture, to_host
 from lightning_cam.render.style import Style
-from lightning_cam.training.compat import Callback, is_fitting
 from lightning_cam.training.notices import Notices
 from lightning_cam.training.publisher import Publisher
-from lightning_cam.training.schedule import Schedule, present_moment
+from lightning_cam.training.trainer.compat import Callback, is_fitting
+from lightning_cam.training.trainer.schedule import Schedule, present_moment
 
 Place = int | str | Function[..., Any] | Any
 

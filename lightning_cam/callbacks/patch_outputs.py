@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_cam.model.call.entries import describe
 from lightning_cam.model.output import find_logits
-from lightning_cam.training.compat import is_redirected
+from lightning_cam.training.trainer.compat import is_redirected
 
 _NAMES = ("probabilities", "probability", "probs", "prob", "logits", "logit")
 

@@ -145,7 +145,7 @@ def test_it_can_be_pickled_as_strategies_that_spawn_do(target, tmp_path):
 
 
 def test_sharded_strategies_are_refused_in_words():
-    from lightning_cam.training.distributed import refuse_sharded
+    from lightning_cam.training.trainer.distributed import refuse_sharded
 
     class FSDPStrategy:
         pass

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from lightning_cam.record import Moment
-from lightning_cam.training.compat import is_fitting, logged_step
 from lightning_cam.training.history import History
+from lightning_cam.training.trainer.compat import is_fitting, logged_step
 
 Step = Literal["auto", "epoch", "global_step"]
 

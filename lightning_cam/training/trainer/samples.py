@@ -8,8 +8,8 @@ from lightning_cam.data.batch import Batch, FixedBatch
 from lightning_cam.data.loader import SampleSource, load_fixed_batch, load_passed
 from lightning_cam.data.passing import PassingSamples, refuse_choice
 from lightning_cam.record import Moment
-from lightning_cam.training.compat import is_fitting, own_part, stage_loaders, transferred
 from lightning_cam.training.notices import Notices
+from lightning_cam.training.trainer.compat import is_fitting, own_part, stage_loaders, transferred
 
 
 class RunSamples:
