@@ -6,7 +6,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning_cam.data.batch import Batch
+from lightning_cam.data.batch import Batch, FixedBatch
 from lightning_cam.model.call import find_model
 from lightning_cam.model.layout import image_form
 from lightning_cam.record import Moment
@@ -15,7 +15,7 @@ from lightning_cam.training.history import History
 from lightning_cam.training.look import glance
 from lightning_cam.training.numbers import Numbers
 from lightning_cam.training.trainer.compat import Callback, is_in_batch, lent, state_key
-from lightning_cam.training.trainer.distributed import of_first_process, refuse_sharded
+from lightning_cam.training.trainer.distributed import refuse_sharded
 from lightning_cam.training.trainer.samples import RunSamples
 from lightning_cam.training.trainer.schedule import Schedule, baseline_moment, present_moment
 from lightning_cam.watcher import Watcher
@@ -178,40 +178,40 @@ class CAMCallback(Callback):
     # one look
 
     def _look_before_training(self, trainer: Any, module: Any) -> None:
-        # every process knows whether there was a look; a history is the first one's alone, and that of a resumed run
         if self.schedule.baseline and not self.history and not self.watcher.looked:
             self._look(trainer, module, baseline_moment(trainer, self.schedule))
 
     def _look(self, trainer: Any, module: Any, moment: Moment) -> None:
-        """Look on the first process, tell the others the numbers, and let an error out only at the first look."""
+        """Look, on every process, and let an error out only at the first look."""
         if trainer.fast_dev_run and self.watcher.looked:
             return
         refuse_sharded(trainer)
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # on every process: it is a collective
-        numbers, failure, error = of_first_process(trainer, lambda: self._numbers(trainer, module, moment, folder))
-        if failure is None and numbers is None:  # samples are still to pass by
+        try:
+            numbers = self._numbers(trainer, module, moment, folder)
+        except Exception as error:
+            self.watcher.notices.caught(not self.watcher.looked, "a look", error)
+            self.samples.release()
             return
-        self.samples.release()
-        if numbers is not None:
+        if numbers is not None:  # as long as samples are still to pass by
+            self.samples.release()
             self.watcher.memory.looked = True
             self._log(trainer, numbers, moment)
-        elif not self.watcher.looked or self.watcher.notices.on_error == "raise":
-            raise error or RuntimeError(f"CAMCallback failed on the first process: {failure}")
-        elif error is not None:
-            self.watcher.notices.failed("a look failed and is left out", error)
 
     def _numbers(self, trainer: Any, module: Any, moment: Moment, folder: Path) -> dict[str, float] | None:
         """A look, in which the Trainer lends model, samples, precision and loggers; None where no samples passed by yet."""
         watcher = self.watcher
-        self._prepare(trainer, module)
-        if watcher.batch is None and not self.samples.are_ready(trainer, moment):
-            return None
-        watcher.load = lambda: self.samples.load(trainer, moment)
         tag = f"{watcher.tag}_test" if trainer.testing else watcher.tag
         with lent(watcher, trainer, module, find_model(module, self.model)):
+            watcher.load = lambda: self._load(trainer, module, moment)
             if not trainer.fast_dev_run:
                 watcher.publisher.open(trainer.loggers, folder)
-            return watcher.look_at(moment, tag)[1]
+            look = watcher.look_at(moment, tag)
+            return look and look[1]
+
+    def _load(self, trainer: Any, module: Any, moment: Moment) -> FixedBatch | None:
+        self._prepare(trainer, module)
+        return self.samples.load(trainer, moment) if self.samples.are_ready(trainer, moment) else None
 
     def _glance(self, trainer: Any, module: Any) -> None:
         with lent(self.watcher, trainer, module, find_model(module, self.model)):

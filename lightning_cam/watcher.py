@@ -1,18 +1,17 @@
 """Watcher: one look, from the pinned batch to the loggers, on one page. b batch, t targets, n maps."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from torch import nn
 
-from lightning_cam.capture.forward import Forward
-from lightning_cam.capture.session import Context, Session, open_session
+from lightning_cam.capture.session import Context
 from lightning_cam.data.batch import Batch, FixedBatch
 from lightning_cam.data.loader import load_plain_batch
 from lightning_cam.figures.captions import name_target
-from lightning_cam.methods.apply import map_plans
 from lightning_cam.methods.fusion import find_fusion
 from lightning_cam.metrics.measure import or_defaults
 from lightning_cam.model.call import ForwardOption, check_forward
@@ -21,12 +20,13 @@ from lightning_cam.no_trace import isolated_rng, no_trace
 from lightning_cam.record import Moment, Record
 from lightning_cam.registry import METHODS, METRICS, Entry
 from lightning_cam.render.style import Style
-from lightning_cam.targets.target import Target
 from lightning_cam.training.history import History
-from lightning_cam.training.look import Chunk, Look, LookResult, Part, Tags, chunks_of, descriptions, logged_numbers
+from lightning_cam.training.look import Computed, Look, LookResult, Tags, View, descriptions, logged_numbers
 from lightning_cam.training.memory import Memory
 from lightning_cam.training.notices import Notices, warn_of_clipping
 from lightning_cam.training.numbers import Numbers
+from lightning_cam.training.pinned import PinnedBatch
+from lightning_cam.training.processes import Alone, Processes, everywhere, gather, put_buffers
 from lightning_cam.training.publisher import Publisher
 from lightning_cam.training.reporter import Album, report_look
 
@@ -102,7 +102,9 @@ class Watcher:
         self.context: Context = nullcontext
         self.observers: list[Callable[[LookResult], Any]] = []
         self.data, self.batch_options = data, Batch.of(batch)
-        self.load: Callable[[], FixedBatch] | None = None  # in place of data, by who has samples of another kind
+        self.load: Callable[[], FixedBatch | None] | None = None  # in place of data, by who has samples of another kind
+        self.processes: Processes = Alone()
+        self.pinned = PinnedBatch(self.batch_options, self.forward, concepts > 0)
         self.restart()
 
     # what is kept from look to look
@@ -123,8 +125,7 @@ class Watcher:
     def release(self) -> None:
         """Let go of everything on the device; the samples are loaded anew at the next look."""
         self.publisher.deferred.clear()
-        self.batch: FixedBatch | None = None
-        self.chunks: Sequence[Chunk] = ()
+        self.pinned.release()
         self.layer_names: list[str] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,6 +135,11 @@ class Watcher:
     def load_state_dict(self, states: Mapping[str, Any]) -> None:
         """Take up the run that a checkpoint holds."""
         self.memory.load_state_dict(states)
+
+    @property
+    def batch(self) -> FixedBatch | None:
+        """The samples; None before the first look, and after the run."""
+        return self.pinned.batch
 
     @property
     def history(self) -> Mapping[str, History]:
@@ -167,39 +173,53 @@ class Watcher:
         self.memory.looked = True
         return records
 
-    def look_at(self, moment: Moment, tag: str) -> tuple[Sequence[Record], dict[str, float]]:
-        """Compute, then report: the Records, and their numbers under their tags."""
+    def look_at(self, moment: Moment, tag: str) -> tuple[Sequence[Record], dict[str, float]] | None:
+        """Compute, then report: Records, and numbers under their tags; None without samples yet. Every process comes here."""
         with isolated_rng():  # a tracker may draw numbers, and the training goes on with those it would have had
             result = self.compute(moment)
+            if result is None:
+                return None
+            return result.records, self.processes.together(lambda: self._tell(result, tag))[0]
+
+    def compute(self, moment: Moment) -> LookResult | None:
+        """The first half: when it returns, every hook is out and every state put back."""
+        look = self.begin_look(moment)
+        if look is None:
+            return None
+        parts = gather(self.processes, lambda: self.look_here(look), self.notices)
+        return everywhere(self.processes, lambda: look.result(parts, self.attempt))
+
+    def begin_look(self, moment: Moment, metrics: Sequence[Entry[Any]] | None = None) -> Look | None:
+        """A look at the samples, which are those of the first process, with other metrics if asked."""
+        new = self.pinned.settle(self._model, self._load, self.processes)
+        if new is not None:
+            warn_of_clipping(new, self.style, self.notices)
+        if new is not None and moment.fitting:
+            self.memory.follow_samples(new, self.notices)
+        if self.batch is None:
+            return None
+        metrics = or_defaults(self.metrics if metrics is None else metrics, bool(self.batch.regions))
+        return Look(moment, metrics, self.batch, self.memory.of(moment), self.batch_options.pictures)
+
+    def look_here(self, look: Look) -> list[Computed]:
+        """What this process computes of a look."""
+        self.notices.say(self.attempt("what moved, by parts", look.begin_shares, self._model) or "")
+        view = View(self._model, self.layers, self.layer_names, self.methods, self.fusion, self.output, self.context)
+        with no_trace(self.owner or self._model):
+            put_buffers(self._model, self.pinned.buffers)
+            parts = self.pinned.compute(partial(view.compute, look, self.notices, self.attempt), self.notices.warn)
+        self.layer_names = list(view.layers)
+        return parts
+
+    def _tell(self, result: LookResult, tag: str) -> dict[str, float]:
+        alone = len(self.methods) == 1 and (len(self.layer_names) == 1 or self.fusion is not None)
+        tags = Tags(tag, alone, self.metrics is not None, self.numbers.per_class)
+        if not self.processes.rank:
             for observer in self.observers:
                 observer(result)
             self.report(result, tag)
-            alone = len(self.methods) == 1 and (len(self.layer_names) == 1 or self.fusion is not None)
-            tags = Tags(tag, alone, self.metrics is not None, self.numbers.per_class)
             self.publisher.descriptions = descriptions(result, tags)
-            return result.records, logged_numbers(result, tags)
-
-    def compute(self, moment: Moment, metrics: Sequence[Entry[Any]] | None = None) -> LookResult:
-        """The first half, with other metrics if asked: when it returns, every hook is out and every state put back."""
-        batch = self._fixed_batch(moment.fitting)
-        metrics = or_defaults(self.metrics if metrics is None else metrics, bool(batch.regions))
-        targets, histories = self.memory.of(moment, batch, [chunk.samples for chunk in self.chunks])
-        look = Look(moment, metrics, histories, self.memory.noise, self.memory.shares, len(batch))
-        self.notices.say(self.attempt("what moved, by parts", look.shares.begin, moment, self._model, histories) or "")
-        with no_trace(self.owner or self._model):
-            for chunk, target in zip(self.chunks, targets, strict=True):
-                self._compute_chunk(chunk, target, look)
-        records = look.records(batch, self.attempt)
-        return look.result(batch, records, self.batch_options.pictures)
-
-    def _compute_chunk(self, chunk: Chunk, target: Target, look: Look) -> None:
-        with self._open_session(chunk) as session:
-            forward = session.forward(chunk.batch.images, target, chunk.batch.labels, chunk.batch.regions)
-            self._remember(session, forward)
-            plans = map_plans(self.layer_names, self.methods, self.fusion)
-            look.add(Part(forward, plans, chunk.samples, look.count, self.attempt), self.notices)
-            if not chunk.samples.start:  # what is drawn is of the first samples
-                look.concepts = self.memory.concepts.follow_all(forward, self.layer_names, look.moment, self.attempt)
+        return logged_numbers(result, tags)
 
     def report(self, result: LookResult, tag: str) -> None:
         """The second half: pictures, from the Records alone; one that fails costs only itself."""
@@ -211,36 +231,16 @@ class Watcher:
         """What the function gives, or None and a warning where it failed; at the first look an error is let out."""
         return self.notices.attempt(not self.looked, what, function, *args)
 
-    # what a look needs
-
     @property
     def _model(self) -> nn.Module:
         if self.model is None:
             raise ValueError("Watcher(model=None) has nothing to look at: give it the model.")
         return self.model
 
-    def _fixed_batch(self, fitting: bool) -> FixedBatch:
-        if self.batch is None:
-            # hooks of a batch's way to the device may ask whether the model is training
-            with no_trace(self.owner or self._model):
-                self.batch = self.load() if self.load else load_plain_batch(self._model, self.data, self.batch_options)
-            self.chunks = chunks_of(self.batch, self.batch_options.pictures, self.forward)
-            warn_of_clipping(self.batch, self.style, self.notices)
-            if fitting:
-                self.memory.follow_samples(self.batch, self.notices)
-        return self.batch
-
-    def _open_session(self, chunk: Chunk) -> AbstractContextManager[Session]:
-        # found by itself, the layer is traced once and then stays the same, also where adapters or a freeze come later
-        layers = self.layer_names or self.layers
-        return open_session(self._model, layers, chunk.batch.images, output=self.output, context=self.context, call=chunk.call)
-
-    def _remember(self, session: Session, forward: Forward) -> None:
-        """The default layer is looked for once."""
-        if not self.layer_names and not self.layers:
-            self.notices.say(f"watching the layer {session.layers[0]!r}, found by itself")
-        self.notices.say(session.call.in_words(), *forward.in_words(), forward.target_scores.choice.note)
-        self.layer_names = list(session.layers)
+    def _load(self) -> FixedBatch | None:
+        # hooks of a batch's way to the device may ask whether the model is training
+        with no_trace(self.owner or self._model):
+            return self.load() if self.load else load_plain_batch(self._model, self.data, self.batch_options)
 
 
 def _listed(spec: Any) -> list[Any]:

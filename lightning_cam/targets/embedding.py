@@ -1,6 +1,6 @@
 """Targets for embeddings: likeness to a reference that is frozen, so that it does not drift. b batch, e embedding."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,9 +59,11 @@ class FrozenReference:
         return FrozenReference(self.measure)
 
     def for_part(self, samples: slice, count: int, labels: Tensor | None) -> "FrozenReference":
-        """The references of some of the samples, where each was handed one; what is frozen is frozen of each part alone."""
+        """The references of some of the samples; what is not frozen yet the part freezes for itself, and ``join`` takes up."""
         reference = self.reference
-        if not self.handed_in or reference is None or reference.ndim == 1 or len(reference) == 1:
+        if reference is None:
+            return self.anew()
+        if reference.ndim == 1 or (self.handed_in and len(reference) == 1):
             return self
         if len(reference) != count:
             raise ValueError(
@@ -69,6 +71,12 @@ class FrozenReference:
                 "for each, or one for all."
             )
         return FrozenReference(self.measure, reference[samples])
+
+    def join(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Take up the references that parts of the samples froze."""
+        references = [part["reference"] for part in states]
+        if self.reference is None and all(reference is not None for reference in references):
+            self.reference = torch.cat(references)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold so that a resumed run goes on with the same reference."""

@@ -1,6 +1,6 @@
 """What targets keep over a run, such as a frozen reference; one that keeps something has the methods of ``FrozenReference``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -41,6 +41,17 @@ def of_part(target: Target, samples: slice, count: int, labels: Tensor | None) -
         return target
     part: Target = target.for_part(samples, count, labels)
     return part
+
+
+def join(target: Target, states: Sequence[Mapping[str, Any]]) -> None:
+    """Let the target keep what its parts took up, each of some of the samples: their states, in the samples' order.
+
+    What keeps something of each sample has a method ``join``, which is handed its parts' states.
+    """
+    for i, member in enumerate(_with_state(target)):
+        parts = [part[_KEY][i] for part in states if _KEY in part]
+        if hasattr(member, "join") and len(parts) == len(states) > 0:
+            member.join(parts)
 
 
 def state(target: Target) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a run keeps from look to look, and a checkpoint with it. b batch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lightning_cam.change.groups import Parts
@@ -12,13 +12,13 @@ from lightning_cam.targets.adapters import find
 from lightning_cam.targets.target import Target
 from lightning_cam.training.concept_tracker import ConceptTracker
 from lightning_cam.training.history import History
+from lightning_cam.training.look.look import Run
 from lightning_cam.training.look.parts import PartShares
 from lightning_cam.training.notices import Notices
 
 _SAMPLES = "samples"  # the key of their fingerprints
 _NOISE = "noise"
 _SHARES = "shares"
-_REST = "targets"  # the key of what targets keep of all parts of the batch but the first
 
 
 class Memory:
@@ -51,25 +51,17 @@ class Memory:
         self.history: dict[str, History] = {}
         self.noise = NoiseFloor()
         self.shares = PartShares(self.parts)
-        self.rest: list[Target] = []
         self.target = state.anew(self.target)
         self.concepts.load_state_dict({})
         self.fingerprints: tuple[str, ...] = ()
         self.looked = False
 
-    def of(self, moment: Moment, batch: FixedBatch, parts: Sequence[slice]) -> tuple[list[Target], dict[str, History]]:
-        """The target of each part of the batch, which keeps what is of its samples, and the history of the run."""
+    def of(self, moment: Moment) -> Run:
+        """What a look of this moment is compared with."""
         if moment.fitting:
-            while len(self.rest) < len(parts) - 1:
-                self.rest.append(state.anew(self.target))
-            targets, history = [self.target, *self.rest[: len(parts) - 1]], self.history
-        else:
-            # validate and test look at what may be other samples, and must not move what the run is compared with
-            targets, history = [state.anew(self.target) for _ in parts], {}
-        if len(parts) == 1:
-            return targets, history
-        of_parts = zip(targets, parts, strict=True)
-        return [state.of_part(target, part, len(batch), batch.labels) for target, part in of_parts], history
+            return Run(self.target, self.history, self.noise, self.shares, self.concepts)
+        # validate and test look at what may be other samples, and must not move what the run is compared with
+        return Run(state.anew(self.target), {}, self.noise, self.shares, self.concepts)
 
     def follow_samples(self, batch: FixedBatch, notices: Notices) -> None:
         """Take these samples for those of the run, with a warning if the run had others."""
@@ -97,8 +89,6 @@ class Memory:
         """What a checkpoint holds: plain values and CPU tensors."""
         states: dict[str, Any] = {tag: history.state_dict() for tag, history in self.history.items()}
         states |= state.state(self.target) | self.concepts.state_dict()
-        if self.rest:
-            states[_REST] = [state.state(target) for target in self.rest]
         if self.shares.rows:
             states[_SHARES] = self.shares.state_dict()
         if self.noise.turn:
@@ -113,15 +103,12 @@ class Memory:
         self.history = {tag: History.of(maps) for tag, maps in states.items() if "/" in tag}
         state.load(self.target, states)
         self.concepts.load_state_dict(states)
-        self.rest = [state.anew(self.target) for _ in states.get(_REST, ())]
-        for target, kept in zip(self.rest, states.get(_REST, ()), strict=True):
-            state.load(target, kept)
         self.noise = NoiseFloor.from_state(states.get(_NOISE, {}))
         self.shares.load_state_dict(states.get(_SHARES, {}))
         self.fingerprints = tuple(states.get(_SAMPLES, ()))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "target": None, "rest": []}  # what a target's name stands for cannot always be pickled
+        return {**self.__dict__, "target": None}  # what a target's name stands for cannot always be pickled
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
         self.__dict__ |= attributes | {"target": find(attributes["spec"])}

@@ -2,16 +2,18 @@
 
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from lightning.fabric.utilities import rank_zero_info
+from lightning.fabric.utilities import rank_zero_info, rank_zero_only
 
 from lightning_cam.data.batch import FixedBatch
 from lightning_cam.render.overlay import display_advice, looks_normalized
 from lightning_cam.render.style import Style
 
 T = TypeVar("T")
+Held = tuple[str, str | None]  # a warning and its cause
 
 
 class Notices:
@@ -28,11 +30,33 @@ class Notices:
         self.on_error = on_error
         self.owner = owner
         self._causes: set[str] = set()
+        self._held: list[Held] | None = None  # where warnings wait, instead of being given
 
     def warn(self, text: str, cause: str | None = None) -> None:
-        """Warn, once a cause; without one, once a text."""
-        if self._is_new(cause or text):
+        """Warn on the first process, once a cause; without one, once a text."""
+        if not self._is_new(cause or text):
+            return
+        if self._held is not None:
+            self._held.append((text, cause))
+        # what another one has to say the first one is told, and says
+        elif not getattr(rank_zero_only, "rank", 0):
             warnings.warn(f"{self.owner}: {text}", stacklevel=3)
+
+    @contextmanager
+    def held(self, wanted: bool) -> Iterator[list[Held]]:
+        """Keep the warnings of this block, if wanted, for a process that gives those of all."""
+        kept: list[Held] = []
+        before = self._held
+        self._held = kept if wanted else before
+        try:
+            yield kept
+        finally:
+            self._held = before
+
+    def pass_on(self, held: Iterable[Held]) -> None:
+        """Give what another process had to warn of, if nobody did yet."""
+        for text, cause in held:
+            self.warn(text, cause)
 
     def say(self, *texts: str) -> None:
         """Tell on the first process, once a text; nothing where there is none."""
@@ -55,10 +79,14 @@ class Notices:
         try:
             return function(*args)
         except Exception as error:
-            if first or self.on_error == "raise":
-                raise
-            self.failed(f"{what} failed and is left out", error)
+            self.caught(first, what, error)
             return None
+
+    def caught(self, first: bool, what: str, error: Exception) -> None:
+        """Warn of an error; at the first look it is let out."""
+        if first or self.on_error == "raise":
+            raise error
+        self.failed(f"{what} failed and is left out", error)
 
     def guarded(self, owner: str, write: Callable[..., Any], *args: Any, **options: Any) -> None:
         """Call a tracker or the disk; its failure is a warning, or raised if so wished."""

@@ -16,8 +16,9 @@ from lightning_cam.record import Moment, Record
 from lightning_cam.registry import did_you_mean
 from lightning_cam.render.picture import Picture, to_host
 from lightning_cam.render.style import Style
+from lightning_cam.training.chunk import Attempt
 from lightning_cam.training.history import History
-from lightning_cam.training.look import Attempt, LookResult, ShareRow
+from lightning_cam.training.look import LookResult, ShareRow
 from lightning_cam.training.publisher import Publisher
 
 # looks from which on a filmstrip is drawn at every fifth only: each version stays in an event file, a megabyte each

@@ -357,7 +357,7 @@ def test_a_batch_in_chunks_is_split_like_one_that_is_whole(tmp_path):
         watching.compute(moment(0))
         jolt(net)
         measured.append(values(watching, 1))
-    assert len(watching.chunks) == 2
+    assert len(watching.pinned.chunks) == 2
     for name in NAMES:
         torch.testing.assert_close(measured[0][name], measured[1][name], rtol=0, atol=1e-12)
 

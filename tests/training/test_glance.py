@@ -12,7 +12,7 @@ from plain import plain_net, watcher
 from traces import model_state
 
 from lightning_cam import Batch, Numbers, Parts, Schedule, explain
-from lightning_cam.change.noise import NoiseFloor
+from lightning_cam.change.noise import NoiseFloor, Rows
 from lightning_cam.record import Moment
 from lightning_cam.training.look import glance
 
@@ -117,8 +117,9 @@ def test_a_model_that_is_another_in_the_glance_is_said(tmp_path):
     net = plain_net()
     watching = watcher(net, tmp_path, method="activation_mean")
     record = watching.look(0)[0]
-    other.keep([record])
-    other.compare({})  # no such map now
+    other.keep({record.tag: (record.heat, record.predictions.classes)}, 0)
+    other.compare({}, Rows(0, 4, 4))  # no such map now
+    other.join([], (), {})
     assert other.moved == {} and other.before == {}
 
 

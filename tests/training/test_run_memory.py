@@ -172,8 +172,8 @@ def test_the_maps_of_a_long_run_stay_within_four_mebibytes(side):
 def test_what_is_looked_at_outside_a_fit_has_neither_the_runs_target_nor_its_maps(tmp_path):
     watching = watcher(plain_net(), tmp_path, target="projection")
     watching.look(0)
-    memory, parts = watching.memory, [slice(0, 4)]
-    targets, history = memory.of(Moment(1, "validate", "validate", fitting=False), watching.batch, parts)
-    assert history == {} and targets[0] is not memory.target
-    targets, history = memory.of(Moment(1, "epoch 1", "1"), watching.batch, parts)
-    assert history is memory.history and targets[0] is memory.target
+    memory = watching.memory
+    aside = memory.of(Moment(1, "validate", "validate", fitting=False))
+    assert aside.histories == {} and aside.target is not memory.target
+    run = memory.of(Moment(1, "epoch 1", "1"))
+    assert run.histories is memory.history and run.target is memory.target

@@ -1,10 +1,10 @@
 """Boxes that stay with a run, each as the detector finds it again. b batch, t boxes pinned, k class."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lightning_cam.model.output import QueryOutput, find_queries, is_detections
@@ -12,7 +12,7 @@ from lightning_cam.registry import TARGETS
 from lightning_cam.targets.detection.found import Activation, Detections, Found, Queries, best_match, iou
 from lightning_cam.targets.target import Choice
 
-Pinned = tuple[Float[Tensor, "b t 4"], Int[Tensor, "b t"], Bool[Tensor, "b t"]]  # boxes, classes, whether there is one
+Pinned = tuple[Tensor, ...]  # boxes [b t 4], classes [b t], whether there is one [b t]
 
 
 @TARGETS.register
@@ -95,8 +95,7 @@ class PinnedBoxes:
     def prepare(self, model: nn.Module) -> None:
         """Read how many labels a Hugging Face model has."""
         counts = [getattr(getattr(module, "config", None), "num_labels", None) for module in model.modules()]
-        # the first is the detector's own; its backbone has another
-        self.labels = next((count for count in counts if isinstance(count, int)), None)
+        self.labels = next((count for count in counts if isinstance(count, int)), None)  # its backbone has another
 
     def choose(self, output: Any, label: Any, head: Tensor | None) -> Choice:
         """The pinned boxes and their classes; absent where a sample had none, or lost it."""
@@ -131,12 +130,19 @@ class PinnedBoxes:
         return PinnedBoxes(self.named, self.k, self.iou_threshold, self.activation)
 
     def for_part(self, samples: slice, count: int, labels: Any) -> "PinnedBoxes":
-        """The boxes of some of the samples, where they were handed in; what is pinned is pinned of each part alone."""
+        """The boxes of some of the samples; what is not pinned yet the part pins for itself, and ``join`` takes up."""
         if self.named is None:
-            return self
+            part = self.anew()
+            part.pinned = self.pinned and tuple(values[samples] for values in self.pinned)
+            return part
         self._refuse_named_for_other_than(count)
-        boxes, classes = self.named
-        return PinnedBoxes((boxes[samples], classes[samples]), self.k, self.iou_threshold, self.activation)
+        named = self.named[0][samples], self.named[1][samples]
+        return PinnedBoxes(named, self.k, self.iou_threshold, self.activation)
+
+    def join(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Take up the boxes that parts of the samples pinned."""
+        if self.named is None:
+            self.pinned = tuple(map(torch.cat, zip(*(state["pinned"] for state in states), strict=True)))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold so that a resumed run follows the same boxes."""
@@ -145,9 +151,8 @@ class PinnedBoxes:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the boxes of the run that is resumed; those that were handed in stay."""
         # a run of another target has none to give
-        pinned = state.get("pinned")
-        if self.named is None and pinned is not None:
-            self.pinned = tuple(pinned)
+        if self.named is None and state.get("pinned") is not None:
+            self.pinned = tuple(state["pinned"])
 
     @property
     def _single(self) -> bool:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lightning_cam.record import Moment
+from lightning_cam.training.look.join import join_records
 
 
 def glance(watcher: Any) -> None:
@@ -12,7 +13,10 @@ def glance(watcher: Any) -> None:
     """
     memory, watcher.memory = watcher.memory, watcher.memory.aside()
     try:
-        records = watcher.compute(Moment(0, "a glance", ""), metrics=[]).records
+        parts = watcher.look_here(watcher.begin_look(Moment(0, "a glance", ""), metrics=[]))
     finally:
         watcher.memory = memory
-    memory.noise.keep(records)
+    # of each process's own samples, as these are what it compares them with
+    records = join_records([part.records for part in parts])
+    maps = {record.tag: (record.heat, record.predictions.classes) for record in records}
+    memory.noise.keep(maps, min(part.samples.start for part in parts))

@@ -19,8 +19,9 @@ from lightning_cam.model.trace import Calls
 from lightning_cam.record import Earlier, Factors, Predictions, Record, to_host
 from lightning_cam.registry import Entry
 from lightning_cam.targets.target import Choice, TargetScores
+from lightning_cam.training.chunk import Attempt
 from lightning_cam.training.history import History
-from lightning_cam.training.look.part import Attempt, Map
+from lightning_cam.training.look.part import Map
 
 _OF_MAPS = ("heat", "score", "strength", "against")  # of a Record, a row a sample and a column a target
 

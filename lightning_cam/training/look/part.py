@@ -18,9 +18,8 @@ from lightning_cam.methods.apply import MapPlan
 from lightning_cam.metrics.measure import measure
 from lightning_cam.record import Earlier, Factors, Moment, Predictions, Record, to_host
 from lightning_cam.registry import Entry
+from lightning_cam.training.chunk import Attempt, Chunk
 from lightning_cam.training.history import History
-
-Attempt = Callable[..., Any]  # (what, function, *args) -> what the function gives, None where it failed
 
 # of activations that are kept for feature_drift: those of sixteen samples at a ResNet-50's last layer take 6.4 MB
 _MOST_BYTES = 2**26
@@ -50,16 +49,21 @@ class Part:
     Attributes:
         forward: the forward.
         plans: which maps are made of it.
-        samples: which of the batch's samples these are.
+        chunk: which of the batch's samples these are.
         count: how many the whole batch has.
         attempt: runs what may fail.
     """
 
     forward: Forward
     plans: Sequence[MapPlan]
-    samples: slice
+    chunk: Chunk
     count: int
     attempt: Attempt
+
+    @property
+    def samples(self) -> slice:
+        """Which of the batch's samples these are."""
+        return self.chunk.samples
 
     def maps(self, moment: Moment, first: bool) -> dict[str, Map]:
         """The map of each plan by its tag; one that fails costs only itself.

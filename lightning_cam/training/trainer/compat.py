@@ -9,6 +9,8 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from lightning_cam.data.selection import ChosenLoader
+from lightning_cam.training.processes import Alone
+from lightning_cam.training.trainer.distributed import processes_of
 
 if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Callback as Callback
@@ -107,9 +109,11 @@ def lent(watcher: Any, trainer: Any, owner: Any, model: Any) -> Iterator[None]:
     """A Trainer's model, precision and stage, lent to a Watcher for one look: nothing of a run is held between looks."""
     watcher.owner, watcher.model = owner, model
     watcher.context = trainer.precision_plugin.val_step_context
+    watcher.processes = processes_of(trainer)
     try:
         with as_validation(trainer):
             yield
     finally:
         watcher.owner, watcher.model, watcher.load, watcher.context = None, None, None, nullcontext
+        watcher.processes = Alone()
         watcher.publisher.close()

@@ -1,22 +1,15 @@
 """What several processes need."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-T = TypeVar("T")
+from lightning_cam.training.processes import Alone, Group, Processes
 
 
-def of_first_process(trainer: Any, function: Callable[[], T]) -> tuple[T | None, str | None, Exception | None]:
-    """What a function gives on the first process, and the words of its error, told to all; the error itself there alone."""
-    value, error = None, None
-    if trainer.is_global_zero:
-        try:
-            value = function()
-        except Exception as raised:
-            error = raised
-    # every process comes to this broadcast, also where the first one failed, or the others would wait for ever
-    value, failure = trainer.strategy.broadcast((value, None if error is None else f"{error}"))
-    return value, failure, error
+def processes_of(trainer: Any) -> Processes:
+    """The processes of a Trainer's run."""
+    if trainer.world_size == 1:
+        return Alone()
+    return Group(trainer.global_rank, trainer.world_size, trainer.strategy.root_device)
 
 
 def refuse_sharded(trainer: Any) -> None:
