@@ -30,19 +30,21 @@ class Alone:
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of torch's default group, of which every one comes to all that is done together.
+    """The processes of a run, of which every one comes to all that is done together.
 
     Attributes:
         rank: which this one is.
         count: how many there are.
         device: where this one's model is.
         splits: whether each looks at samples of its own.
+        group: torch's group in which they tell each other; None for its default one.
     """
 
     rank: int
     count: int
     device: torch.device
     splits: bool = True
+    group: Any = None
 
     def together(self, function: Callable[[], T]) -> list[T]:
         """What a function gives in each process, in all of them, on this one's device.
@@ -58,7 +60,7 @@ class Group:
             data = _packed((None, f"{type(error).__name__}: {error}"))
         # nothing stands between what may fail and this, or the others would wait for ever
         packed: list[Any] = [None] * self.count
-        dist.all_gather_object(packed, data)
+        dist.all_gather_object(packed, data, group=self.group)
         if error is not None:
             raise error
         answers = [_unpacked(part, self.device) for part in packed]

@@ -23,14 +23,14 @@ def free_port():
         return str(one.getsockname()[1])
 
 
-def start(folder, world):
+def start(folder, world, kind="patient"):
     """The results of every rank, and its words."""
     own, port = folder / str(world), free_port()
     own.mkdir()
     command = [sys.executable, str(Path(__file__).parent / "together_run.py"), str(own), str(world)]
     options = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     options["env"] = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}  # where helpers are found
-    ranks = [subprocess.Popen([*command, str(rank), port], **options) for rank in range(world)]
+    ranks = [subprocess.Popen([*command, str(rank), port, kind], **options) for rank in range(world)]
     try:
         words = [one.communicate(timeout=240)[0] for one in ranks]
     finally:
@@ -140,3 +140,9 @@ def test_a_look_that_fails_in_one_process_is_left_out_in_all(runs, world):
     assert words[0].count("a look failed and is left out, training goes on") == 1
     assert f"RuntimeError: {where}" in words[0] and "no forward in the last process" in words[0]
     assert all("failed and is left out" not in text for text in words[1:])
+
+
+def test_a_look_may_take_longer_than_the_training_would_wait(tmp_path):
+    for rank in start(tmp_path, 2, "impatient")[0]:
+        assert rank["slow"]["error"] == "" and rank["slow"]["steps"] == 2
+        assert rank["slow"]["state"]["relu/slow"]["titles"] == ["start", "1"]

@@ -1,10 +1,12 @@
 """One of several processes over gloo, or the only one, started by test_together.py: trains and writes what its looks told.
 
-Arguments: folder, how many processes, rank, port.
+Arguments: folder, how many processes, rank, port, and whether they wait for each other for a few seconds only.
 """
 
 import os
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import lightning.pytorch as L
@@ -53,7 +55,18 @@ class FallsOver(Net):
         return super().forward(x)
 
 
-def train(kind, options, net=Net, resume=None, epochs=2, **trainer_options):
+class Slow:
+    """A method for which one process takes longer than the training's group waits."""
+
+    __name__ = "slow"
+
+    def __call__(self, seen):
+        if rank == world - 1:
+            time.sleep(11)
+        return seen.activation.mean(1)
+
+
+def train(kind, options, net=Net, resume=None, epochs=2, timeout=1800, **trainer_options):
     """The same fit, whatever the number of processes: each step sees the same twelve samples."""
     L.seed_everything(3, verbose=False)
     callback, told = cam(on_error="warn", **options), []
@@ -63,7 +76,7 @@ def train(kind, options, net=Net, resume=None, epochs=2, **trainer_options):
     loader = DataLoader(data, 12 // world, sampler=sampler)
     where = folder / kind
     if world > 1:
-        trainer_options["strategy"] = DDPStrategy(process_group_backend="gloo")
+        trainer_options["strategy"] = DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=timeout))
     common = dict(devices=world, precision="64-true", use_distributed_sampler=False, max_epochs=epochs)
     run = trainer(where, [callback], logger=CSVLogger(where), **{**common, **trainer_options})
     model, error = net(norm="norm" in kind), ""
@@ -102,12 +115,15 @@ KINDS = {
     "fewer samples than processes": dict(batch=1),
     "fails": dict(batch=4, method=Fails(), metrics=[]),
 }
-results = {kind: train(kind, options) for kind, options in KINDS.items()}
-results["norm"] = train("norm", dict(batch=BOXES), limit_val_batches=0)
-results["falls over"] = train("falls over", dict(batch=4), FallsOver)
-kept = folder.parent / "1" / "frozen" / "kept.ckpt"
-if kept.exists():
-    results["resumed"] = train("resumed", KINDS["frozen"], resume=kept, epochs=3)
+if sys.argv[5] == "impatient":
+    results = {"slow": train("slow", dict(batch=4, method=Slow(), metrics=[]), epochs=1, timeout=8)}
+else:
+    results = {kind: train(kind, options) for kind, options in KINDS.items()}
+    results["norm"] = train("norm", dict(batch=BOXES), limit_val_batches=0)
+    results["falls over"] = train("falls over", dict(batch=4), FallsOver)
+    kept = folder.parent / "1" / "frozen" / "kept.ckpt"
+    if kept.exists():
+        results["resumed"] = train("resumed", KINDS["frozen"], resume=kept, epochs=3)
 torch.save(results, folder / f"{rank}.pt")
 if world > 1:
     torch.distributed.barrier()

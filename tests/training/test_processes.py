@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 def two(monkeypatch, other):
     """The first of two processes; the other one gives this, or the words of its failure."""
 
-    def exchange(answers, data):
+    def exchange(answers, data, group=None):
         answers[0] = data
         answers[1] = module._packed(other)
 
@@ -85,7 +85,7 @@ def test_a_failure_elsewhere_is_told_and_one_here_is_its_own(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         group.together(lambda: 1 / 0)
     sent = []
-    monkeypatch.setattr(module.dist, "all_gather_object", lambda answers, data: sent.append(module._unpacked(data, CPU)))
+    monkeypatch.setattr(module.dist, "all_gather_object", lambda answers, data, group: sent.append(module._unpacked(data, CPU)))
     with pytest.raises(ZeroDivisionError):
         group.together(lambda: 1 / 0)
     # what cannot be sent is a failure like any other, and no reason to leave the others waiting
@@ -117,7 +117,7 @@ def test_the_first_process_says_what_the_others_warn_of(monkeypatch):
 def test_another_process_holds_its_warnings_and_sends_them(monkeypatch, recwarn):
     notices, sent = Notices("warn"), []
 
-    def exchange(answers, data):
+    def exchange(answers, data, group=None):
         sent.append(module._unpacked(data, CPU))
         answers[:] = [module._packed((([1], []), "")), data]
 
@@ -130,7 +130,9 @@ def test_another_process_holds_its_warnings_and_sends_them(monkeypatch, recwarn)
 
 
 def test_all_that_looked_at_the_same_keep_their_own(monkeypatch):
-    monkeypatch.setattr(module.dist, "all_gather_object", lambda answers, data: answers.__setitem__(slice(None), [data, data]))
+    monkeypatch.setattr(
+        module.dist, "all_gather_object", lambda answers, data, group: answers.__setitem__(slice(None), [data, data])
+    )
     assert gather(Group(0, 2, CPU, splits=False), lambda: [1, 2], Notices("warn")) == [1, 2]
 
 

@@ -1,15 +1,20 @@
 """What several processes need."""
 
+from datetime import timedelta
 from typing import Any
 
+import torch.distributed as dist
+
 from lightning_cam.training.processes import Alone, Group, Processes
+
+PATIENCE = timedelta(hours=2)  # how long processes wait for the slowest in a look
 
 
 def processes_of(trainer: Any) -> Processes:
     """The processes of a Trainer's run."""
     if trainer.world_size == 1:
         return Alone()
-    return Group(trainer.global_rank, trainer.world_size, trainer.strategy.root_device)
+    return Group(trainer.global_rank, trainer.world_size, trainer.strategy.root_device, group=_patient_group())
 
 
 def refuse_sharded(trainer: Any) -> None:
@@ -35,3 +40,22 @@ def _zero_stage(strategy: Any) -> int:
         return 0
     stage: int = config.get("zero_optimization", {}).get("stage", 0)
     return stage
+
+
+class _Patient:
+    """The group in which looks are told, beside the one in which the training is."""
+
+    world: Any = None
+    group: Any = None
+
+
+def _patient_group() -> Any:
+    """A group of all processes that waits longer than that of the training does, made once a run.
+
+    A dear method takes minutes, and processes differ by a sample in what they have to do; training's own group would give up
+    after ten or thirty minutes, and on its accelerator every number would have to go there and back.
+    """
+    world = dist.group.WORLD
+    if _Patient.world is not world or _Patient.group is None:
+        _Patient.world, _Patient.group = world, dist.new_group(backend="gloo", timeout=PATIENCE)
+    return _Patient.group
