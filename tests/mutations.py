@@ -727,6 +727,21 @@ PAGES = [
     Mutation('tv_tensors: the format lost in collating', 'data/loader.py', 'regions={**options.annotations, **with_formats(options.region_keys, samples, raw)}', 'regions=options.regions', 'data/test_tv_tensors.py -k survives'),
     Mutation('tv_tensors: converted boxes converted twice', 'data/regions/tv_tensors.py', ' and _begins_with(collated, own):', ':', 'data/test_tv_tensors.py -k left_alone'),
     Mutation('tv_tensors: rotated boxes along their edges', 'data/regions/boxes.py', 'upper_or_left = (dy < 0)', 'upper_or_left = (dy <= 0)', 'data/test_tv_tensors.py'),
+    Mutation("together: a failure elsewhere not told", "training/processes.py", "            if failure:\n", "            if False:\n", "training/test_processes.py -k elsewhere"),
+    Mutation("together: who fails leaves the others waiting", "training/processes.py", "            error = raised\n", "            raise\n", "training/test_processes.py -k elsewhere"),
+    Mutation("together: warnings of the others lost", "training/processes.py", "        notices.pass_on(warnings)", "        pass", "training/test_processes.py -k first_process_says"),
+    Mutation("together: warnings of every process", "training/notices.py", 'elif not getattr(rank_zero_only, "rank", 0):', "else:", "training/test_processes.py -k another_process_holds"),
+    Mutation("together: buffers written with a version", "training/processes.py", "buffer.data.copy_(values[name])", "buffer.copy_(values[name])", "training/test_processes.py -k versions"),
+    Mutation("together: concepts of a part of what is shown", "training/chunk.py", "if together and processes.count > 1", "if False and processes.count > 1", "training/test_processes.py -k concepts"),
+    Mutation("together: every process looks at all", "training/chunk.py", "    if not processes.splits:\n", "    if True:\n", "training/test_processes.py -k one_process"),
+    Mutation("together: a frozen reference of one part alone", "targets/embedding.py", "self.reference = torch.cat(references)", "self.reference = references[0]", "training/test_chunk_targets.py -k frozen"),
+    Mutation("together: boxes pinned anew at every look", "targets/detection/pinned_boxes.py", "            self.pinned = tuple(map(", "            _ = tuple(map(", "training/test_chunk_targets.py -k pinned"),
+    Mutation("together: a floor of other samples", "change/noise.py", "max(start, stop) - self.start)", "max(start, stop))", "change/test_noise_floor.py -k rows"),
+    Mutation("together: everyone's own running statistics", "watcher.py", "            put_buffers(self._model, self.pinned.buffers)\n", "", "promises/test_together.py -k statistics"),
+    Mutation("shortage: one half twice", "training/chunk.py", "self._part(slice(middle, len(self)))]", "self._part(slice(0, middle))]", "training/test_shortage.py -k trunk_without"),
+    Mutation("shortage: costs the map at once", "training/chunk.py", "        if shortage:\n", "        if False:\n", "training/test_shortage.py -k tail_without"),
+    Mutation("shortage: whatever fails", "training/chunk.py", "if not is_short_of_memory(error) or len(chunk) == 1:", "if len(chunk) == 1:", "training/test_shortage.py -k no_shortage"),
+    Mutation("shortage: run into at every look", "training/pinned.py", "        self.chunks = [chunk for chunk, _ in made]\n", "", "training/test_shortage.py -k trunk_without"),
 ]  # fmt: skip
 
 MUTATIONS = [*METHODS, *TARGETS, *ENGINE, *RUN, *RECORDS, *SHOWN, *PATCHES, *NUMBERS, *PAGES]

@@ -15,7 +15,7 @@ from traces import model_state, modes, random_states
 from lightning_cam import Batch, explain
 from lightning_cam.change import disturbance
 from lightning_cam.change.disturbance import DISTURBANCES, other_precision, shifted
-from lightning_cam.change.noise import NoiseFloor
+from lightning_cam.change.noise import NoiseFloor, Rows
 from lightning_cam.record import Moment
 
 pytestmark = STRICT
@@ -453,3 +453,12 @@ def test_a_shift_is_by_one_pixel_whatever_the_kind_of_number():
     assert torch.equal(shifted(x), moved_by_one(x))
     signals = torch.rand(2, 3, 7)
     assert torch.equal(shifted(signals), moved_by_one(signals))
+
+
+def test_rows_of_a_block_are_those_that_both_have():
+    rows = Rows(4, 8, 16)
+    assert rows.within(slice(0, 16)) == slice(0, 4) and rows.within(slice(5, 6)) == slice(1, 2)
+    assert rows.within(slice(2, 5)) == slice(0, 1) and rows.within(slice(7, 9)) == slice(3, 4)
+    for elsewhere in (slice(0, 4), slice(8, 9)):
+        nothing = rows.within(elsewhere)
+        assert nothing.start == nothing.stop

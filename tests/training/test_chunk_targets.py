@@ -139,9 +139,12 @@ def test_pinned_boxes_stay_with_their_samples_over_looks_and_over_a_checkpoint(n
         net.anchor += 0.3
         told.append(watching.look(1))
         runs.append((told, watching, net))
-    (chunked, watching, net), (whole, *_) = runs
+    (chunked, watching, net), (whole, other, _) = runs
     for ones, others in zip(chunked, whole, strict=True):
         assert_same(ones, others)
+    if not named:
+        for pinned, expected in zip(watching.memory.target.pinned, other.memory.target.pinned, strict=True):
+            assert torch.equal(pinned, expected) and len(pinned) == N
     resumed = watcher(
         net, tmp_path, data, "backbone.3", batch=Batch(samples=N, pictures=SHOWN), target=target, metrics=["drift"]
     )
