@@ -37,7 +37,7 @@ class ShortcutAlarm(Callback):
         tag: whose looks, where the Trainer has several ``CAMCallback``.
 
     Attributes:
-        fired: whether it has warned; on the first process, where looks are.
+        fired: whether it has warned; on the first process, which is told of looks.
 
     Example:
         >>> from lightning_cam import Batch, CAMCallback
@@ -97,7 +97,7 @@ class ShortcutAlarm(Callback):
         self._agree(trainer)
 
     def _agree(self, trainer: Any) -> None:
-        # looks are the first process's, and one that stops alone leaves the others waiting for ever
+        # the first process alone is told of looks, and one that stops alone leaves the others waiting for ever
         if self.stop and trainer.strategy.reduce_boolean_decision(self._stops, all=False):
             self._stops = False
             trainer.should_stop = True
